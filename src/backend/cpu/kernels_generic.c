@@ -1,0 +1,342 @@
+// The kernels in plain C: what every faster file is checked against, and fast enough to be used.
+//
+// A row of weights is unpacked once (unpack.h) and multiplied with every activation of the batch.
+// Integer sums are exact; float sums run in the order written here. So the bits do not depend on
+// the machine, on the number of threads, or on the size of the batch.
+#include "backend/cpu/kernels.h"
+
+#include <math.h>
+
+#include "backend/cpu/unpack.h"
+#include "backend/cpu/vec.h"
+
+enum { ROWS_AT_ONCE = 8 };  // unpacked rows that share one walk over the activations
+
+#ifdef KERNEL_LEVEL  // avx2: what the compiler was told
+#define TEXT2(x) #x
+#define TEXT(x) TEXT2(x)
+#define ISA "generic-" TEXT(KERNEL_LEVEL)
+#define WHAT "portable C, compiled for " TEXT(KERNEL_LEVEL)
+static bool generic_runs(void) {
+    return __builtin_cpu_supports(TEXT(KERNEL_LEVEL));
+}
+#else
+#define ISA "generic"
+#define WHAT "portable C"
+static bool generic_runs(void) {
+    return true;
+}
+#endif
+
+// --- activations ---------------------------------------------------------------------------------
+
+static ActQuant generic_activation(TensorType type) {
+    switch (unpack_form(type).block) {
+        case 32: return ACT_Q8_0;
+        case 256: return ACT_Q8_K;
+        default: return ACT_F32;
+    }
+}
+
+// A quantized activation row:  q: n x int16 | sum: n / 16 x float | d: n / block x float
+// q in the order of unpack.h; sum holds the sums of 16 q (blocks of 256) or of
+// 32 (blocks of 32): whole numbers.
+typedef struct {
+    int16_t *q;
+    float *sum, *d;
+} ActRow;
+
+static ActRow act_row(const void *act, int n) {
+    ActRow a;
+    a.q = (int16_t *)(uintptr_t)act;
+    a.sum = (float *)(void *)(a.q + n);
+    a.d = a.sum + n / 16;
+    return a;
+}
+
+static size_t generic_act_bytes(ActQuant quant, int n) {
+    if (quant == ACT_F32) return (size_t)n * sizeof(float);
+    return (size_t)n * 2 + (size_t)(n / 16 + n / 32) * sizeof(float);
+}
+
+// The largest |x| of a block as a float; NaN when there is one (integer order puts it above
+// infinity).
+static float largest(const float *x, int n) {
+    i32x8 m = {0};
+    for (int i = 0; i < n; i += 8) {
+        i32x8 v = (i32x8)f32x8_load(x + i) & 0x7fffffff;
+        i32x8 more = i32x8_negative(m - v);
+        m = (more & v) | (~more & m);
+    }
+    int32_t top = 0;
+    for (int i = 0; i < 8; i++) top = m[i] > top ? m[i] : top;
+    float f;
+    memcpy(&f, &top, sizeof f);
+    return f;
+}
+
+static void quantize_act(const float *x, int n, int block, ActRow a) {
+    const f32x8 magic = f32x8_all(12582912.0f);  // rounds to the nearest integer, ties to even
+    for (int b = 0; b < n / block; b++, x += block) {
+        float most = largest(x, block);
+        int16_t *q = a.q + b * block;
+        if (!(most >= 0x1p-100f && most <= 3.402823466e38f)) {
+            memset(q, 0, (size_t)block * sizeof *q);
+            a.d[b] = most < 1 ? 0.0f
+                              : NAN;  // too small to scale, or not finite: the result must show it
+            continue;
+        }
+        a.d[b] = most / 127.0f;
+        f32x8 scale = f32x8_all(127.0f / most);
+        for (int i = 0; i < block; i += 8) {
+            i32x8 v = (i32x8)(f32x8_load(x + i) * scale + magic) - 0x4b400000;
+            i16x8 narrow = __builtin_convertvector(v, i16x8);
+            memcpy(q + i, &narrow, sizeof narrow);
+        }
+    }
+    int group = block == 32 ? 32 : 16;
+    for (int g = 0; g < n / group; g++) {
+        int s = 0;
+        for (int i = 0; i < group; i++) s += a.q[g * group + i];
+        a.sum[g] = (float)s;
+    }
+    for (int g = 0; g < n / 32; g++) {  // the order of unpack.h
+        int16_t old[32], *q = a.q + 32 * g;
+        memcpy(old, q, sizeof old);
+        for (int i = 0; i < 16; i++) q[i] = old[2 * i];
+        for (int i = 0; i < 16; i++) q[16 + i] = old[2 * i + 1];
+    }
+}
+
+static void generic_act_make(ActQuant quant, const float *x, int n, void *act) {
+    if (quant == ACT_F32) {
+        memcpy(act, x, (size_t)n * sizeof *x);
+    } else {
+        quantize_act(x, n, quant == ACT_Q8_0 ? 32 : 256, act_row(act, n));
+    }
+}
+
+// --- dot products --------------------------------------------------------------------------------
+
+static inline int32_t dot_i16(const int16_t *restrict a, const int16_t *restrict b, int n) {
+    int32_t s = 0;
+    for (int i = 0; i < n; i++) s += (int32_t)a[i] * b[i];
+    return s;
+}
+
+// Two sums in turn, so that one block's additions need not wait for the last one's.
+static float dot_blocks32(const IntRow *w, ActRow a, int n, bool has_min) {
+    float sum[2] = {0, 0};
+    for (int b = 0; b < n / 32; b++) {
+        float d = a.d[b] * w->d[b];
+        sum[b & 1] += d * (float)dot_i16(w->w + 32 * b, a.q + 32 * b, 32);
+        if (has_min) sum[b & 1] += w->m[b] * a.d[b] * a.sum[b];
+    }
+    return sum[0] + sum[1];
+}
+
+static float dot_blocks256(const IntRow *w, ActRow a, int n, bool has_min) {
+    float sum = 0;
+    for (int b = 0; b < n / 256; b++) {
+        sum += w->d[b] * a.d[b] * (float)dot_i16(w->w + 256 * b, a.q + 256 * b, 256);
+        // Whole numbers below 2^24, so this sum is exact too.
+        if (has_min) sum -= w->m[b] * a.d[b] * dot_f32(w->min + 16 * b, a.sum + 16 * b, 16);
+    }
+    return sum;
+}
+
+// An unpacked row in scratch:  w: n x int16 | min: n / 16 x float | d, m: n / 32 x float each
+// or n floats, which take more.
+static size_t row_bytes(int n) {
+    return ((size_t)n * sizeof(float) + 63) / 64 * 64;
+}
+
+static IntRow int_row(uint8_t *at, int n) {
+    IntRow r;
+    r.w = (int16_t *)(void *)at;
+    r.min = (float *)(void *)(r.w + n);
+    r.d = r.min + n / 16;
+    r.m = r.d + n / 32;
+    return r;
+}
+
+static size_t generic_scratch(int n) {
+    return ROWS_AT_ONCE * row_bytes(n);
+}
+
+static float dot_row(UnpackForm form, uint8_t *row, const uint8_t *act, int n) {
+    if (form.block == 0) return dot_f32((float *)(void *)row, (const float *)(const void *)act, n);
+    IntRow w = int_row(row, n);
+    if (form.block == 32) return dot_blocks32(&w, act_row(act, n), n, form.has_min);
+    return dot_blocks256(&w, act_row(act, n), n, form.has_min);
+}
+
+static void generic_matmul_rows(const MatmulTask *m, long r0, long r1, void *scratch) {
+    const UnpackForm form = unpack_form(m->type);
+    const TypeInfo *info = type_info(m->type);
+    const size_t stride = (size_t)m->n / info->block_len * info->block_bytes;
+    const size_t unpacked = row_bytes(m->n);
+    const long at_once = m->n_act > 1 ? ROWS_AT_ONCE : 1;
+    for (long r = r0; r < r1; r += at_once) {
+        long rows = r1 - r < at_once ? r1 - r : at_once;
+        for (long i = 0; i < rows; i++) {
+            uint8_t *at = (uint8_t *)scratch + (size_t)i * unpacked;
+            const uint8_t *src = m->w + (size_t)(r + i) * stride;
+            IntRow row = int_row(at, m->n);
+            if (form.block)
+                unpack_int(m->type, src, m->n, &row);
+            else
+                unpack_float(m->type, src, m->n, (float *)(void *)at);
+        }
+        for (int t = 0; t < m->n_act; t++) {
+            const uint8_t *act = m->act + (size_t)t * m->act_stride;
+            for (long i = 0; i < rows; i++) {
+                long at = t * m->n_rows + r + i;
+                float y = dot_row(form, (uint8_t *)scratch + (size_t)i * unpacked, act, m->n);
+                if (m->bias) y += m->bias[r + i];
+                if (m->residual) y += m->residual[at];
+                m->y[at] = y;
+            }
+        }
+    }
+}
+
+// --- the small operations ------------------------------------------------------------------------
+
+// Squares are summed in double: a row of 16384 keeps full float precision, and the cost is nothing.
+static void generic_rmsnorm(const float *x, const float *w, float eps, int n, float *y) {
+    double sum[4] = {0};
+    int i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (int k = 0; k < 4; k++) sum[k] += (double)x[i + k] * x[i + k];
+    }
+    for (; i < n; i++) sum[0] += (double)x[i] * x[i];
+    double mean = ((sum[0] + sum[2]) + (sum[1] + sum[3])) / n;
+    float scale = (float)(1.0 / sqrt(mean + (double)eps));
+    for (i = 0; i < n; i++) y[i] = x[i] * scale * w[i];
+}
+
+static inline f32x8 swiglu8(f32x8 gate, f32x8 up) {
+    return gate / (f32x8_all(1.0f) + exp_f32x8(-gate)) * up;
+}
+
+static void generic_swiglu(const float *gate, const float *up, long n, float *y) {
+    long i = 0;
+    for (; i + 8 <= n; i += 8) {
+        f32x8_store(y + i, swiglu8(f32x8_load(gate + i), f32x8_load(up + i)));
+    }
+    if (i < n) {
+        f32x8 r = swiglu8(f32x8_load_tail(gate + i, n - i), f32x8_load_tail(up + i, n - i));
+        f32x8_store_tail(y + i, r, n - i);
+    }
+}
+
+// --- the cache -----------------------------------------------------------------------------------
+
+// One block of 32 as Q8_0: d = max|x| / 127 rounded to a half, q = x / d to the nearest. What is
+// not finite makes d not finite, so that it shows in every result.
+static void kv_write_q8_0(const float *x, uint8_t *block) {
+    float most = largest(x, 32);
+    uint16_t d = f32_to_f16(most / 127.0f);
+    float step = f16_to_f32(d), inv = step > 0 && step <= 65504.0f ? 1.0f / step : 0.0f;
+    memcpy(block, &d, sizeof d);
+    const f32x8 magic = f32x8_all(12582912.0f), top = f32x8_all(127.0f);
+    for (int i = 0; i < 32; i += 8) {
+        f32x8 v = f32x8_load(x + i) * f32x8_all(inv);
+        v = f32x8_pick(v > top, top,
+                       f32x8_pick(v < -top, -top, v));  // d may have been rounded down
+        i32x8 q = (i32x8)(v + magic) - 0x4b400000;
+        for (int k = 0; k < 8; k++) block[2 + i + k] = (uint8_t)q[k];
+    }
+}
+
+static void generic_kv_write(TensorType type, const float *x, int n, void *row) {
+    if (type == TYPE_F32) {
+        memcpy(row, x, (size_t)n * sizeof *x);
+    } else if (type == TYPE_F16) {
+        for (int i = 0; i < n; i++) {
+            uint16_t h = f32_to_f16(x[i]);
+            memcpy((uint8_t *)row + 2 * i, &h, sizeof h);
+        }
+    } else {
+        for (int b = 0; b < n / 32; b++) kv_write_q8_0(x + 32 * b, (uint8_t *)row + 34 * b);
+    }
+}
+
+static void generic_kv_read(TensorType type, const void *row, int n, float *x) {
+    if (type == TYPE_Q8_0) {
+        const uint8_t *src = row;
+        for (int b = 0; b < n / 32; b++, src += 34, x += 32) {
+            float d = f16_to_f32(load_u16(src));
+            for (int i = 0; i < 32; i++) x[i] = d * (float)(int8_t)src[2 + i];
+        }
+    } else {
+        unpack_float(type, row, n, x);
+    }
+}
+
+// Scores to weights in place: exp(s - max) / sum. The maximum's own weight is never 0, so the sum
+// is at least 1.
+static void softmax(float *s, int n) {
+    float most = s[0];
+    for (int i = 1; i < n; i++) most = s[i] > most ? s[i] : most;
+    f32x8 total = {0}, top = f32x8_all(most);
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        f32x8 e = exp_f32x8(f32x8_load(s + i) - top);
+        f32x8_store(s + i, e);
+        total += e;
+    }
+    float sum = f32x8_sum(total);
+    if (i < n) {
+        f32x8 e = exp_f32x8(f32x8_load_tail(s + i, n - i) - top);
+        f32x8_store_tail(s + i, e, n - i);
+        for (int k = 0; k < n - i; k++) sum += e[k];
+    }
+    float inv = 1.0f / sum;
+    for (i = 0; i < n; i++) s[i] *= inv;
+}
+
+enum { MAX_HEAD_DIM = 1024 };  // models with longer heads are refused (model/model.h)
+
+static void generic_attention(const float *q, int n_q, int head_dim, float scale, TensorType type_k,
+                              const uint8_t *k, size_t k_stride, TensorType type_v,
+                              const uint8_t *v, size_t v_stride, int n_keys, float *scores,
+                              long scores_stride, float *kq, float *y) {
+    float row[MAX_HEAD_DIM];
+    CHECK(head_dim <= MAX_HEAD_DIM);
+    for (int j = 0; j < n_keys; j++) {
+        generic_kv_read(type_k, k + (size_t)j * k_stride, head_dim, row);
+        for (int h = 0; h < n_q; h++) {
+            scores[h * scores_stride + j] = scale * dot_f32(q + (long)h * head_dim, row, head_dim);
+        }
+    }
+    for (int h = 0; h < n_q; h++) {
+        float *s = scores + h * scores_stride;
+        if (kq) memcpy(kq + h * scores_stride, s, (size_t)n_keys * sizeof *s);
+        softmax(s, n_keys);
+    }
+    memset(y, 0, (size_t)n_q * (size_t)head_dim * sizeof *y);
+    for (int j = 0; j < n_keys; j++) {
+        generic_kv_read(type_v, v + (size_t)j * v_stride, head_dim, row);
+        for (int h = 0; h < n_q; h++) {
+            axpy_f32(scores[h * scores_stride + j], row, y + (long)h * head_dim, head_dim);
+        }
+    }
+}
+
+const Kernels KERNEL(kernels) = {
+    .isa = ISA,
+    .what = WHAT,
+    .runs_here = generic_runs,
+    .activation = generic_activation,
+    .act_bytes = generic_act_bytes,
+    .act_make = generic_act_make,
+    .matmul_scratch = generic_scratch,
+    .matmul_rows = generic_matmul_rows,
+    .rmsnorm = generic_rmsnorm,
+    .swiglu = generic_swiglu,
+    .kv_write = generic_kv_write,
+    .kv_read = generic_kv_read,
+    .attention = generic_attention,
+};

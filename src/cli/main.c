@@ -1,0 +1,48 @@
+// The command line: a table of commands.
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backend/backend.h"
+#include "cli/cli.h"
+
+static const struct {
+    const char *name;
+    Command command;
+} commands[] = {
+    {"run", cmd_run},           {"chat", cmd_chat},   {"inspect", cmd_inspect},
+    {"tokenize", cmd_tokenize}, {"bench", cmd_bench}, {"perplexity", cmd_perplexity},
+    {"quantize", cmd_quantize}, {"synth", cmd_synth}, {"backends", cmd_backends},
+    {"help", cmd_help},
+};
+
+static int print_version(void) {
+    printf("plumb %s, backends:", plumb_version());
+    for (int i = 0; backend_at(i); i++) printf(" %s", backend_at(i)->name);
+    putchar('\n');
+    return cli_finish(0);
+}
+
+// A program may be started with 0, 1 or 2 closed. The next file opened would get that number, and
+// what is said on stdout or stderr would land in it. What is put there instead fails like a closed one.
+static void keep_standard_streams(void) {
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
+        if (open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd) _exit(ERR_FAILED);
+    }
+}
+
+int main(int argc, char **argv) {
+    keep_standard_streams();
+    if (argc < 2) return cli_help("");
+    const char *name = argv[1];
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (strcmp(name, commands[i].name) == 0) return commands[i].command(argc - 1, argv + 1);
+    }
+    if (strcmp(name, "--version") == 0) return print_version();
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return cli_help("");
+    if (strcmp(name, "--list-devices") == 0) return cmd_backends(1, argv + 1);
+    return cli_failf(ERR_USAGE, "there is no command '%s'; `plumb help` lists them", name);
+}
