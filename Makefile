@@ -78,7 +78,9 @@ ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine 2>/dev/null)),)
 OBJS      += $(addprefix $(BUILD)/src/backend/cpu/,kernels_generic.avx2.o unpack.avx2.o)
 endif
 LIB_ROOMS := base formats model backend engine
-LIB_OBJS  := $(filter $(LIB_ROOMS:%=$(BUILD)/src/%/%),$(OBJS))
+# Safetensors files are for verify alone, and would bind the library to jansson.
+LIB_OBJS  := $(filter-out $(BUILD)/src/formats/safetensors.o,\
+             $(filter $(LIB_ROOMS:%=$(BUILD)/src/%/%),$(OBJS)))
 TEST_OBJS := $(filter-out $(BUILD)/src/cli/main.o,$(OBJS))
 
 UNIT_BINS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))

@@ -74,6 +74,7 @@ PLUMB_API void plumb_model_close(plumb_model *m); /* after its sessions; NULL is
 typedef struct plumb_model_info {
     const char *name, *architecture, *backend, *device; /* valid while the model is open */
     const char *chat_template;                          /* name in use, NULL: none (a base model) */
+    const char *chat_notice; /* worth telling who chats ("the template is unknown ..."), or "" */
     int n_vocab, n_ctx_train, n_layers, dim;
     uint64_t n_params;
     uint64_t weight_bytes; /* of all weights */
@@ -90,7 +91,8 @@ PLUMB_API void plumb_model_describe(const plumb_model *m, plumb_model_info *out)
 PLUMB_API plumb_status plumb_tokenize(const plumb_model *m, const char *text, size_t len,
                                       unsigned flags, int32_t *ids, size_t capacity, size_t *n,
                                       plumb_error *err);
-/* Writes at most `capacity` bytes, no NUL; *n gets the length of the whole text. */
+/* Writes at most `capacity` bytes, no NUL; *n gets the length of the whole text. Control tokens
+ * appear as their own text ("<s>"). */
 PLUMB_API plumb_status plumb_detokenize(const plumb_model *m, const int32_t *ids, size_t n_ids,
                                         char *text, size_t capacity, size_t *n, plumb_error *err);
 PLUMB_API int plumb_is_end(const plumb_model *m, int32_t id); /* does this token end an answer? */
@@ -183,6 +185,7 @@ typedef struct plumb_result {
     const int32_t *prompt_tokens; /* the whole prompt */
     size_t n_prompt_tokens;
     size_t n_cached;             /* prompt tokens that were in the cache already */
+    size_t n_read;               /* prompt tokens evaluated now; fewer where it was interrupted */
     const plumb_logprob *chosen; /* n_tokens, or NULL */
     const plumb_logprob *top;    /* n_tokens x n_logprobs, likeliest first, or NULL */
     plumb_finish finish;

@@ -202,7 +202,7 @@ struct MappedFile {
 Status file_map(const char *path, MappedFile **out, Error *err) {
     *out = NULL;
     struct stat st;
-    int fd;
+    int fd = -1;
     Status status = open_regular(path, &fd, &st, err);
     if (status) return status;
     MappedFile *f = calloc(1, sizeof *f);
@@ -278,6 +278,21 @@ Status file_fault(const MappedFile *f, Error *err) {
 
 // --- Whole reads ------------------------------------------------------------------------------
 
+// What can be read to an end: a file, or what a shell puts in its place, as in -f <(command). A
+// pipe waits for its writer here; who names one means that.
+static Status open_readable(const char *path, int *fd, Error *err) {
+    struct stat st;
+    *fd = -1;
+    if (!*path) return error_set(err, ERR_FILE, "the file name is empty");
+    *fd = open(path, O_RDONLY | O_NOCTTY | O_CLOEXEC);
+    if (*fd < 0) return cannot(err, ERR_FILE, path, "read", errno);
+    if (fstat(*fd, &st) == 0 && S_ISDIR(st.st_mode)) {
+        close(*fd);
+        return error_set(err, ERR_FILE, "%s: is a directory, expected a file", path);
+    }
+    return OK;
+}
+
 static Status read_all(int fd, const char *name, uint64_t most, Text *out, Error *err) {
     size_t start = out->len;
     for (;;) {
@@ -299,9 +314,8 @@ static Status read_all(int fd, const char *name, uint64_t most, Text *out, Error
 
 Status file_read(const char *path, uint64_t most, Text *out, Error *err) {
     bool is_stdin = strcmp(path, "-") == 0;
-    struct stat st;
     int fd = STDIN_FILENO;
-    Status status = is_stdin ? OK : open_regular(path, &fd, &st, err);
+    Status status = is_stdin ? OK : open_readable(path, &fd, err);
     if (status) return status;
     size_t start = out->len;
     status = read_all(fd, is_stdin ? "stdin" : path, most, out, err);

@@ -27,8 +27,8 @@ const char *file_path(const MappedFile *f);
 // shorter than it was (the end of its last page reads as zeros without a fault).
 Status file_fault(const MappedFile *f, Error *err);
 
-// Reads a whole regular file ("-" is stdin, whatever it is) of at most `most` bytes; appends to
-// out. On failure out is as it was.
+// Reads a whole file of at most `most` bytes ("-" is stdin); appends to out. A pipe or a device is
+// read to its end. On failure out is as it was.
 Status file_read(const char *path, uint64_t most, Text *out, Error *err);
 
 // An output that appears under its name only when it is whole: written beside it, synced, renamed.

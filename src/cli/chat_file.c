@@ -16,8 +16,11 @@ static json_t *messages_json(const plumb_session *s) {
     for (size_t i = 0; list && i < plumb_chat_length(s); i++) {
         const char *role, *content;
         plumb_chat_get(s, i, &role, &content);
-        json_array_append_new(list, json_pack("{s:s, s:o}", "role", role, "content",
-                                              json_text(content, strlen(content))));
+        if (json_array_append_new(list, json_pack("{s:s, s:o}", "role", role, "content",
+                                                  json_text(content, strlen(content))))) {
+            json_decref(list);
+            return NULL;
+        }
     }
     return list;
 }

@@ -45,8 +45,7 @@ typedef struct {
     double read_gb_s;
 } Bench;
 
-// --- options
-// ----------------------------------------------------------------------------------------
+// --- options -------------------------------------------------------------------------------------
 
 static Status parse_list(const char *flag, const char *text, int min, IntList *out, Error *err) {
     out->count = 0;
@@ -132,8 +131,7 @@ static void fill_ids(int32_t *ids, int n, int n_vocab) {
     }
 }
 
-// --- measuring
-// --------------------------------------------------------------------------------------
+// --- measuring -----------------------------------------------------------------------------------
 
 typedef struct {
     unsigned char *data;
@@ -223,8 +221,7 @@ static Status measure(Bench *b, Error *err) {
     return st;
 }
 
-// --- showing
-// ----------------------------------------------------------------------------------------
+// --- showing -------------------------------------------------------------------------------------
 
 static const char *model_label(const Bench *b) {
     return b->m.model ? b->m.model : "the demo model";

@@ -222,6 +222,9 @@ static Status start(Chat *c, Error *err) {
         memcpy(err, &e, sizeof e);
         return (Status)st;
     }
+    if (info.chat_notice[0] && info.chat_template && !c->chat_template && !c->no_template) {
+        notice_say(cli_notice(), "%s", info.chat_notice);
+    }
     if (!info.chat_template && !c->chat_template && !c->no_template) {
         return error_set(
             err, ERR_USAGE,

@@ -1,6 +1,7 @@
 // plumb inspect: what is in a model file, what loading it needs, and what is odd about it.
 //
-// This room owns: showing. It leaves to others: reading (formats/gguf.h), what is odd (inspect_checks.h).
+// This room owns: showing. It leaves to others: reading (formats/gguf.h), what is odd
+// (inspect_checks.h).
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -87,8 +88,8 @@ static const char *text_of(const Gguf *g, const char *key, char *out, size_t siz
     return found ? printable(s.ptr, s.len, out, size) : NULL;
 }
 
-// Of a long array, so that two files can be compared: FNV-1a of 64 bits over the elements as stored; of strings, over each
-// one's length (8 bytes, little-endian) and bytes.
+// Of a long array, so that two files can be compared: FNV-1a of 64 bits over the elements as
+// stored; of strings, over each one's length (8 bytes, little-endian) and bytes.
 static uint64_t fnv(uint64_t h, const void *bytes, uint64_t n) {
     const unsigned char *p = bytes;
     for (uint64_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;
@@ -106,7 +107,7 @@ static uint64_t digest(const GgufValue *v) {
     return h;
 }
 
-// --- for people -------------------------------------------------------------------------------------
+// --- for people ----------------------------------------------------------------------------------
 
 static const char *size_text(uint64_t bytes, char out[32]) {
     const double b = (double)bytes;
@@ -251,7 +252,7 @@ static void print_all(const InspectArgs *a, const Inspection *in, const Sizes *s
     if (in->n_warnings == 0) printf("  nothing\n");
 }
 
-// --- for programs -----------------------------------------------------------------------------------
+// --- for programs --------------------------------------------------------------------------------
 
 #if HAVE_JANSSON
 static json_t *integer_json(uint64_t v) {

@@ -70,8 +70,7 @@ static Status read_text(TokenizeArgs *a, Error *err) {
     return ok ? OK : error_memory(err, "the text", a->message.len);
 }
 
-// --- text to ids
-// ------------------------------------------------------------------------------------
+// --- text to ids ---------------------------------------------------------------------------------
 
 static Status choose_template(TokenizeArgs *a, const Gguf *g, const Tokenizer *tok, Error *err) {
     const char *name = a->template_name;
@@ -132,12 +131,11 @@ static Status decode(TokenizeArgs *a, const Tokenizer *tok, Error *err) {
     const size_t skip = a->ids.len > 0 && tokenizer_adds_bos(tok) && !a->no_bos &&
                         a->ids.data[0] == tokenizer_bos(tok);
     if (!text_reserve(&a->text, 0)) return error_memory(err, "the text", 0);
-    return tokenizer_decode(tok, a->ids.data + skip, a->ids.len - skip,
+    return tokenizer_decode(tok, skip ? a->ids.data + 1 : a->ids.data, a->ids.len - skip,
                             a->no_special ? 0 : DECODE_SPECIAL, &a->text, err);
 }
 
-// --- showing
-// ----------------------------------------------------------------------------------------
+// --- showing -------------------------------------------------------------------------------------
 
 static const char *kind_name(TokenKind k) {
     static const char *const names[] = {"?",    "normal", "unknown", "control",

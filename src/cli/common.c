@@ -274,8 +274,7 @@ static double machine_gb_s(const plumb_model *m, int threads) {
 
 RunFigures cli_figures(const plumb_model *m, const plumb_result *r, int threads, bool measure) {
     RunFigures f = {.ttft_s = r->first_token_seconds};
-    size_t n_read = r->n_prompt_tokens - r->n_cached;
-    if (r->prefill_seconds > 0) f.prefill_tok_s = (double)n_read / r->prefill_seconds;
+    if (r->prefill_seconds > 0) f.prefill_tok_s = (double)r->n_read / r->prefill_seconds;
     if (r->decode_seconds > 0) f.decode_tok_s = (double)r->n_decoded / r->decode_seconds;
     f.decode_gb_s = f.decode_tok_s * (double)m->model->decode_bytes / 1e9;
     double machine = measure && r->n_decoded > 0
@@ -286,8 +285,7 @@ RunFigures cli_figures(const plumb_model *m, const plumb_result *r, int threads,
 }
 
 void cli_print_figures(const plumb_result *r, const RunFigures *f) {
-    fprintf(stderr, "plumb: read %zu tokens (%.1f tok/s", r->n_prompt_tokens - r->n_cached,
-            f->prefill_tok_s);
+    fprintf(stderr, "plumb: read %zu tokens (%.1f tok/s", r->n_read, f->prefill_tok_s);
     if (r->n_cached) fprintf(stderr, ", %zu more from the cache", r->n_cached);
     fprintf(stderr, "), made %zu", r->n_tokens);
     if (r->n_decoded) {

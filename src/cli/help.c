@@ -43,6 +43,7 @@ static const struct {
      "  bench       speed of prefill and decode, beside this machine's memory\n"
      "  perplexity  how well a model predicts a text; KL divergence between two\n"
      "  quantize    a smaller file of the same model\n"
+     "  trace       every component of a prompt's pass, to a file\n"
      "  synth       a model of a real shape with random weights, to measure speed\n"
      "  backends    what can compute here, and why the rest cannot\n"
      "  help        this; help COMMAND; help exit-codes\n"
@@ -112,7 +113,8 @@ static const struct {
      "Tokens a second of prefill and decode: median, minimum and maximum of several runs, beside "
      "the memory\n"
      "bandwidth of this machine measured in the same run.\n"
-     "\n" MODEL_OPTIONS SESSION_OPTIONS "  -p, --prompt-tokens LIST  prefill lengths (128,512); 0: none\n"
+     "\n" MODEL_OPTIONS SESSION_OPTIONS
+     "  -p, --prompt-tokens LIST  prefill lengths (128,512); 0: none\n"
      "  -n, --gen-tokens LIST     decode lengths (32); 0: none\n"
      "  --context LIST            tokens in the cache before a decode (0)\n"
      "  -r, --runs N              runs of each (5), after one that does not count\n"
@@ -156,6 +158,25 @@ static const struct {
      "  -s, --seed N        the same seed gives the same file (1)\n"
      "  -t, --threads N     default: physical cores\n"
      "  --force             overwrite an output that exists\n"},
+    {"trace",
+     "plumb trace -m model.gguf -p \"Why is the sky blue?\" -o sky.gguf\n"
+     "plumb trace -m model.gguf --tokens 1,529,29989 --components q,k,v,logits -o qkv.gguf\n"
+     "\n"
+     "Writes what each component of each layer computes for a prompt, all tokens, as float32: a "
+     "GGUF file\n"
+     "whose tensors are named embd, blk.0.attn_norm, blk.0.q, ... norm, logits. One pass, nothing "
+     "is sampled.\n"
+     "\n" MODEL_OPTIONS SESSION_OPTIONS
+     "  -p, --prompt TEXT         or as a plain argument, or on stdin; through the chat template\n"
+     "  -f, --file FILE           the prompt from a file; - is stdin\n"
+     "  --tokens \"1,529\"          the prompt as token ids\n"
+     "  -sys TEXT, --chat-template NAME, --no-chat-template    as for run\n"
+     "  -o, --output FILE         where to\n"
+     "  --name PROMPT             puts PROMPT. before the names\n"
+     "  --components LIST         only these: embd, attn_norm, q, k, v, q_rope, k_rope, kq, "
+     "kq_soft_max, ...\n"
+     "  --no-scores               all but kq and kq_soft_max, which grow with the prompt squared\n"
+     "  --force                   overwrite an output that exists\n"},
     {"backends",
      "plumb backends\n"
      "\n"

@@ -44,7 +44,7 @@ static Notice sink(Inspection *in) {
     return (Notice){add_line, in};
 }
 
-// --- the container ----------------------------------------------------------------------------------
+// --- the container -------------------------------------------------------------------------------
 
 // What each part's tensors span, and what is left over behind them and between them. A part without
 // tensors says nothing of where it should end.
@@ -84,7 +84,7 @@ static void check_container(Inspection *in) {
     check_extent(in);
 }
 
-// --- metadata ---------------------------------------------------------------------------------------
+// --- metadata ------------------------------------------------------------------------------------
 
 static uint64_t weights_of(const Tensor *t) {
     return t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];  // the reader has checked the product
@@ -143,7 +143,7 @@ static void check_keys(Inspection *in) {
     if (!gguf_find(g, key)) notice_say(sink(in), "the key %s is missing", key);
 }
 
-// --- vocabulary -------------------------------------------------------------------------------------
+// --- vocabulary ----------------------------------------------------------------------------------
 
 static void check_rows(Inspection *in) {
     const GgufValue *tokens = gguf_find(in->g, "tokenizer.ggml.tokens");
@@ -192,7 +192,7 @@ static void check_vocabulary(Inspection *in) {
     }
 }
 
-// --- weights ----------------------------------------------------------------------------------------
+// --- weights -------------------------------------------------------------------------------------
 
 typedef struct {
     uint64_t bad, first_bad;  // NaN or infinite
@@ -266,7 +266,7 @@ static Status check_weights(Inspection *in, bool all_tensors, Error *err) {
     return st;
 }
 
-// --- all --------------------------------------------------------------------------------------------
+// --- all -----------------------------------------------------------------------------------------
 
 static void check_model(Inspection *in) {
     Error why;

@@ -1,4 +1,4 @@
-// What is odd about a model file, as lines for a reader. Nothing here is an error: a file that the reader of
+// What is odd about a model file, as lines for a reader. Nothing here is an error: a file that
 // formats/gguf.h accepts is looked at as far as it can be.
 #ifndef PLUMB_CLI_INSPECT_CHECKS_H
 #define PLUMB_CLI_INSPECT_CHECKS_H
@@ -17,9 +17,9 @@ typedef struct {
     bool no_memory;  // for a warning
 } Inspection;
 
-// Opens what can be opened of g (which must outlive it) and collects the warnings; with all_tensors every weight is
-// decoded, else only those of tensors of one dimension. ERR_FILE when the file failed under us, ERR_UNAVAILABLE
-// for no memory.
+// Opens what can be opened of g (which must outlive it) and collects the warnings; with all_tensors
+// every weight is decoded, else only those of tensors of one dimension. ERR_FILE when the file
+// failed under us, ERR_UNAVAILABLE for no memory.
 Status inspection_new(const Gguf *g, bool all_tensors, Inspection *out, Error *err);
 void inspection_free(Inspection *in);
 

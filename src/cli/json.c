@@ -48,18 +48,21 @@ static json_t *logprob(float v) {
 
 static json_t *logprobs(const plumb_result *r, int n) {
     json_t *list = json_array();
-    for (size_t i = 0; list && i < r->n_tokens; i++) {
+    bool ok = true;
+    for (size_t i = 0; ok && i < r->n_tokens; i++) {
         json_t *top = json_array();
-        for (int k = 0; k < n; k++) {
+        for (int k = 0; ok && k < n; k++) {
             const plumb_logprob *p = &r->top[i * (size_t)n + (size_t)k];
-            json_array_append_new(
-                top, json_pack("{s:i, s:o}", "id", (int)p->id, "logprob", logprob(p->logprob)));
+            ok = json_array_append_new(top, json_pack("{s:i, s:o}", "id", (int)p->id, "logprob",
+                                                      logprob(p->logprob))) == 0;
         }
-        json_array_append_new(list,
-                              json_pack("{s:i, s:o, s:o}", "id", (int)r->chosen[i].id, "logprob",
-                                        logprob(r->chosen[i].logprob), "top", top));
+        json_t *token = json_pack("{s:i, s:o, s:o}", "id", (int)r->chosen[i].id, "logprob",
+                                  logprob(r->chosen[i].logprob), "top", top);
+        ok = json_array_append_new(list, token) == 0 && ok;
     }
-    return list;
+    if (ok) return list;
+    json_decref(list);
+    return NULL;
 }
 
 Status json_print_run(const plumb_model *m, const plumb_result *r, int n_logprobs,
@@ -74,7 +77,10 @@ Status json_print_run(const plumb_model *m, const plumb_result *r, int n_logprob
         json_ids(r->tokens, r->n_tokens), "prompt_tokens",
         json_ids(r->prompt_tokens, r->n_prompt_tokens), "finish", plumb_finish_name(r->finish),
         "timings", timings, "backend", info.backend, "seed", (json_int_t)r->seed);
-    if (o && n_logprobs > 0) json_object_set_new(o, "logprobs", logprobs(r, n_logprobs));
+    if (o && n_logprobs > 0 && json_object_set_new(o, "logprobs", logprobs(r, n_logprobs))) {
+        json_decref(o);
+        o = NULL;
+    }
     return json_print(o, err);
 }
 

@@ -46,7 +46,8 @@ static char *plain_prompt(EditLine *e) {
 
 static char *color_prompt(EditLine *e) {
     (void)e;
-    static char text[] = "\1\033[1;36m\1> \1\033[0m\1";  // \1 marks what takes no room
+    static char text[] =
+        "\1\033[1;36m\1>\1\033[0m\1 ";  // \1 marks what takes no room; libedit drops it at the end
     return text;
 }
 

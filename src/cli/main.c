@@ -15,7 +15,7 @@ static const struct {
     {"run", cmd_run},           {"chat", cmd_chat},   {"inspect", cmd_inspect},
     {"tokenize", cmd_tokenize}, {"bench", cmd_bench}, {"perplexity", cmd_perplexity},
     {"quantize", cmd_quantize}, {"synth", cmd_synth}, {"backends", cmd_backends},
-    {"help", cmd_help},
+    {"trace", cmd_trace},       {"help", cmd_help},
 };
 
 static int print_version(void) {
@@ -26,11 +26,12 @@ static int print_version(void) {
 }
 
 // A program may be started with 0, 1 or 2 closed. The next file opened would get that number, and
-// what is said on stdout or stderr would land in it. What is put there instead fails like a closed one.
+// what is said on stdout or stderr would land in it. What is put there instead is at its end, and
+// fails when written to, as a closed one does.
 static void keep_standard_streams(void) {
     for (int fd = 0; fd <= 2; fd++) {
         if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
-        if (open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd) _exit(ERR_FAILED);
+        if (open("/dev/null", O_RDONLY) != fd) _exit(ERR_FAILED);
     }
 }
 

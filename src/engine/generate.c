@@ -110,6 +110,7 @@ static Status read_prompt(Generation *g, plumb_result *r, bool *whole, Error *er
     Status st = session_eval(s->session, 0, s->prompt.data + kept, n - kept, &e, &done, err);
     r->prefill_seconds = clock_seconds() - start;
     r->n_cached = kept;
+    r->n_read = done;
     *whole = done == n - kept;
     return st;
 }

@@ -26,6 +26,7 @@ void plumb_model_close(plumb_model *m) {
     model_free(m->model);
     gguf_close(m->gguf);
     free(m->name);
+    text_free(&m->chat_notice);
     free(m);
 }
 
@@ -49,6 +50,12 @@ static Status open_backend(plumb_model *m, const plumb_model_options *o, Error *
         st = device_model_open(m->model, backend_at(i), &config, &m->device, err);
     }
     return st;
+}
+
+static void keep_notice(void *user, const char *line) {
+    Text *t = user;
+    if (t->len) text_append_str(t, "; ");
+    text_append_str(t, line);
 }
 
 static Status name_model(plumb_model *m, Error *err) {
@@ -83,13 +90,14 @@ static plumb_model *open_model(Gguf *g, const plumb_model_options *o, Error *err
     }
     m->gguf = g;
     m->notice = (Notice){o->notice, o->user};
+    const Notice chat = {keep_notice, &m->chat_notice};
     Status st = model_bind(g, m->notice, &m->model, err);
     if (!st) st = tokenizer_new(g, m->notice, &m->tokenizer, err);
     if (!st && tokenizer_n_vocab(m->tokenizer) > m->model->h.n_vocab) {
         st = error_set(err, ERR_FILE, "%s: the vocabulary has %d tokens, the output %d rows",
                        gguf_path(g), tokenizer_n_vocab(m->tokenizer), m->model->h.n_vocab);
     }
-    if (!st) st = chat_template_detect(g, m->tokenizer, m->notice, &m->chat_template, err);
+    if (!st) st = chat_template_detect(g, m->tokenizer, chat, &m->chat_template, err);
     if (!st) st = name_model(m, err);
     if (!st && o->check_tensors) st = model_check_values(m->model, err);
     if (!st) st = open_backend(m, o, err);
@@ -125,6 +133,7 @@ void plumb_model_describe(const plumb_model *m, plumb_model_info *out) {
         .backend = m->device->ops->name,
         .device = m->device->ops->device(m->device->backend),
         .chat_template = m->chat_template ? chat_template_name(m->chat_template) : NULL,
+        .chat_notice = m->chat_notice.len ? m->chat_notice.data : "",
         .n_vocab = h->n_vocab,
         .n_ctx_train = h->n_ctx_train,
         .n_layers = h->n_layers,

@@ -18,6 +18,7 @@ struct plumb_model {
     const ChatTemplate *chat_template;  // NULL: a base model
     Notice notice;
     char *name;
+    Text chat_notice;  // said of the chat template: for those who chat, not for everyone
 };
 
 typedef struct {

@@ -247,6 +247,12 @@ int gguf_n_parts(const Gguf *g) {
     return g->n_parts;
 }
 
+const uint8_t *gguf_part_bytes(const Gguf *g, int part, uint64_t *size) {
+    CHECK(part >= 0 && part < g->n_parts);
+    *size = g->parts[part].size;
+    return g->parts[part].data;
+}
+
 Status gguf_fault(const Gguf *g, Error *err) {
     for (int i = 0; i < g->n_parts; i++) {
         Status st = g->parts[i].file ? file_fault(g->parts[i].file, err) : OK;

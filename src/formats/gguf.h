@@ -74,6 +74,8 @@ uint32_t gguf_version(const Gguf *g);
 uint64_t gguf_alignment(const Gguf *g);
 uint64_t gguf_file_bytes(const Gguf *g);  // of all parts
 int gguf_n_parts(const Gguf *g);
+// All bytes of one file of the model, as they are mapped.
+const uint8_t *gguf_part_bytes(const Gguf *g, int part, uint64_t *size);
 
 // OK, or ERR_FILE when a mapped file has shrunk or failed under us since it was opened (see
 // file_fault).

@@ -221,8 +221,9 @@ static Status check_bytes(Tokenizer *t, const Gguf *g, Error *err) {
     }
     if (found < 256 && t->unk < 0) {
         return error_set(err, ERR_FILE,
-                         "%s: " KEY("tokens") ": %d of 256 byte tokens and no unknown token: there is "
-                         "text that this vocabulary cannot spell", gguf_path(g), found);
+                         "%s: " KEY("tokens") ": %d of 256 byte tokens and no unknown token: "
+                         "there is text that this vocabulary cannot spell",
+                         gguf_path(g), found);
     }
     return OK;
 }

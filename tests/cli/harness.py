@@ -98,6 +98,12 @@ def plumb_json(*args, stdin=None):
     return json.loads(plumb(*args, "--json", stdin=stdin))
 
 
+def sanitized():
+    """Is plumb built with the sanitizers, and so ten times slower?"""
+    with open(PLUMB, "rb") as f:
+        return b"__asan_init" in f.read()
+
+
 def equal(a, b):
     assert a == b, f"{a!r} is not {b!r}"
 

@@ -83,16 +83,41 @@ static void test_map(void **state) {
     file_unmap(NULL);
 }
 
-static void refused(const char *path, const char *words) {
+static void not_mapped(const char *path, const char *words) {
     MappedFile *f;
-    Text t = {0};
     Error err = {0};
     assert_int_equal(file_map(path, &f, &err), ERR_FILE);
     assert_null(f);
     assert_words(&err, words);
-    err = (Error){0};
+}
+
+static void refused(const char *path, const char *words) {
+    Text t = {0};
+    Error err = {0};
+    not_mapped(path, words);
     assert_int_equal(file_read(path, 100, &t, &err), ERR_FILE);
     assert_words(&err, words);
+    text_free(&t);
+}
+
+// What a shell puts in a file's place, as in -f <(command), and a device that never ends.
+static void test_reads_pipes_and_devices(void **state) {
+    (void)state;
+    int ends[2];
+    char path[64];
+    Text t = {0};
+    Error err = {0};
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(write(ends[1], "piped", 5), 5);
+    close(ends[1]);
+    snprintf(path, sizeof path, "/dev/fd/%d", ends[0]);
+    assert_int_equal(file_read(path, 100, &t, &err), OK);
+    assert_int_equal(t.len, 5);
+    assert_memory_equal(t.data, "piped", 5);
+    close(ends[0]);
+    assert_int_equal(file_read("/dev/zero", 100, &t, &err), ERR_FILE);
+    assert_words(&err, "is longer than the 100 bytes");
+    assert_int_equal(t.len, 5);
     text_free(&t);
 }
 
@@ -101,11 +126,11 @@ static void test_refuses_what_is_no_file(void **state) {
     char path[128];
     refused("", "the file name is empty");
     refused(dir, "is a directory");
-    refused("/dev/zero", "is a character device");
+    not_mapped("/dev/zero", "is a character device");
     refused(in_dir("missing", path), "missing: there is no such file");
     refused(in_dir("missing/too", path), "there is no such file");
     assert_int_equal(mkfifo(in_dir("fifo", path), 0600), 0);
-    refused(path, "is a FIFO (named pipe)");
+    not_mapped(path, "is a FIFO (named pipe)");
     make_file("file", 5, path);
     strcat(path, "/below");
     refused(path, "Not a directory");
@@ -445,6 +470,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_map),
         cmocka_unit_test(test_refuses_what_is_no_file),
+        cmocka_unit_test(test_reads_pipes_and_devices),
         cmocka_unit_test(test_shrunk_file_reads_zeros),
         cmocka_unit_test(test_shrunk_within_a_page),
         cmocka_unit_test(test_threads_fault_at_once),

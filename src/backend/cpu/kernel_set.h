@@ -1,6 +1,7 @@
-// The generic kernels are compiled more than once from the same text: for the oldest processor of the
-// architecture, and for newer levels whose wider vectors the compiler then uses by itself (the Makefile says which).
-// KERNEL(name) gives each copy its own names. Without contraction of a * b + c the copies give the same bits.
+// The generic kernels are compiled more than once from the same text: for the oldest processor of
+// the architecture, and for newer levels whose wider vectors the compiler then uses by itself (the
+// Makefile says which). KERNEL(name) gives each copy its own names. Without contraction of a * b +
+// c the copies give the same bits.
 #ifndef PLUMB_BACKEND_CPU_KERNEL_SET_H
 #define PLUMB_BACKEND_CPU_KERNEL_SET_H
 

@@ -8,7 +8,7 @@
 #include <math.h>
 
 #include "backend/cpu/unpack.h"
-#include "backend/cpu/vec.h"
+#include "backend/cpu/vec_int.h"
 
 enum { ROWS_AT_ONCE = 8 };  // unpacked rows that share one walk over the activations
 
@@ -118,31 +118,41 @@ static void generic_act_make(ActQuant quant, const float *x, int n, void *act) {
 
 // --- dot products --------------------------------------------------------------------------------
 
-static inline int32_t dot_i16(const int16_t *restrict a, const int16_t *restrict b, int n) {
-    int32_t s = 0;
-    for (int i = 0; i < n; i++) s += (int32_t)a[i] * b[i];
-    return s;
+// sum += d * lanes, lane by lane.
+static inline void add_lanes(f32x4 sum[2], float d, const i32x4 lanes[2]) {
+    const f32x4 dv = {d, d, d, d};
+    sum[0] += dv * __builtin_convertvector(lanes[0], f32x4);
+    sum[1] += dv * __builtin_convertvector(lanes[1], f32x4);
 }
 
-// Two sums in turn, so that one block's additions need not wait for the last one's.
+static inline float sum_lanes(const f32x4 sum[2]) {
+    f32x4 s = sum[0] + sum[1];
+    return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
 static float dot_blocks32(const IntRow *w, ActRow a, int n, bool has_min) {
-    float sum[2] = {0, 0};
+    f32x4 sum[2] = {{0}, {0}};
+    float mins = 0;
     for (int b = 0; b < n / 32; b++) {
-        float d = a.d[b] * w->d[b];
-        sum[b & 1] += d * (float)dot_i16(w->w + 32 * b, a.q + 32 * b, 32);
-        if (has_min) sum[b & 1] += w->m[b] * a.d[b] * a.sum[b];
+        i32x4 lanes[2];
+        dot_lanes(w->w + 32 * b, a.q + 32 * b, 32, lanes);
+        add_lanes(sum, w->d[b] * a.d[b], lanes);
+        if (has_min) mins += w->m[b] * a.d[b] * a.sum[b];
     }
-    return sum[0] + sum[1];
+    return sum_lanes(sum) + mins;
 }
 
 static float dot_blocks256(const IntRow *w, ActRow a, int n, bool has_min) {
-    float sum = 0;
+    f32x4 sum[2] = {{0}, {0}};
+    float mins = 0;
     for (int b = 0; b < n / 256; b++) {
-        sum += w->d[b] * a.d[b] * (float)dot_i16(w->w + 256 * b, a.q + 256 * b, 256);
-        // Whole numbers below 2^24, so this sum is exact too.
-        if (has_min) sum -= w->m[b] * a.d[b] * dot_f32(w->min + 16 * b, a.sum + 16 * b, 16);
+        i32x4 lanes[2];
+        dot_lanes(w->w + 256 * b, a.q + 256 * b, 256, lanes);
+        add_lanes(sum, w->d[b] * a.d[b], lanes);
+        // Whole numbers below 2^24, so this sum is exact.
+        if (has_min) mins += w->m[b] * a.d[b] * dot_f32(w->min + 16 * b, a.sum + 16 * b, 16);
     }
-    return sum;
+    return sum_lanes(sum) - mins;
 }
 
 // An unpacked row in scratch:  w: n x int16 | min: n / 16 x float | d, m: n / 32 x float each

@@ -1,7 +1,7 @@
 // Rows of weights to integers; see unpack.h. The layouts are drawn in formats/quants.c.
 #include "backend/cpu/unpack.h"
 
-#include "backend/cpu/vec.h"
+#include "backend/cpu/vec_int.h"
 
 UnpackForm unpack_form(TensorType type) {
     switch (type) {
@@ -20,6 +20,18 @@ UnpackForm unpack_form(TensorType type) {
         case TYPE_Q5_K: return (UnpackForm){256, true};
         default: return (UnpackForm){0, false};
     }
+}
+
+// The half-float scales of n blocks that stand `stride` bytes apart, four at a time.
+static void unpack_scales(const uint8_t *src, size_t stride, int n, float *out) {
+    int i = 0;
+    for (; i + 4 <= n; i += 4, src += 4 * stride) {
+        const i32x4 h = {load_u16(src), load_u16(src + stride), load_u16(src + 2 * stride),
+                         load_u16(src + 3 * stride)};
+        const f32x4 d = f16x4_to_f32(h);
+        memcpy(out + i, &d, sizeof d);
+    }
+    for (; i < n; i++, src += stride) out[i] = f16_to_f32(load_u16(src));
 }
 
 // --- blocks of 32 ------------------------------------------------------------------------------
@@ -83,11 +95,10 @@ static inline void bytes32(const uint8_t *qs, int16_t *w) {
 
 static void unpack_blocks32(TensorType type, const uint8_t *src, int n, IntRow *row) {
     const size_t bytes = type_info(type)->block_bytes;
-    const bool has_min = unpack_form(type).has_min;
     int16_t *w = row->w;
+    if (type != TYPE_MXFP4) unpack_scales(src, bytes, n / 32, row->d);
+    if (unpack_form(type).has_min) unpack_scales(src + 2, bytes, n / 32, row->m);
     for (int b = 0; b < n / 32; b++, src += bytes, w += 32) {
-        row->d[b] = type == TYPE_MXFP4 ? e8m0_half_to_f32(src[0]) : f16_to_f32(load_u16(src));
-        if (has_min) row->m[b] = f16_to_f32(load_u16(src + 2));
         switch (type) {
             case TYPE_Q4_0: nibbles32(src + 2, w, 8); break;
             case TYPE_Q4_1: nibbles32(src + 4, w, 0); break;
@@ -95,7 +106,10 @@ static void unpack_blocks32(TensorType type, const uint8_t *src, int n, IntRow *
             case TYPE_Q5_1: fives32(src + 4, src + 8, w, 0); break;
             case TYPE_Q8_0: bytes32(src + 2, w); break;
             case TYPE_IQ4_NL: table32(src + 2, iq4nl_values, 1, w); break;
-            default: table32(src + 1, mxfp4_values, 1, w); break;
+            default:
+                row->d[b] = e8m0_half_to_f32(src[0]);
+                table32(src + 1, mxfp4_values, 1, w);
+                break;
         }
     }
 }
@@ -161,36 +175,46 @@ static void unpack_q3_k(const uint8_t *src, int16_t *w) {
     }
 }
 
+// All eight scales and minimums of Q4_K and Q5_K at once: four bytes at a time by masks and shifts
+// (k4_scale_min draws the layout). min gets each twice, for the two sixteens of a sub-block.
+static inline void unpack_k4_scales(const uint8_t *p, uint8_t scale[8], float *min) {
+    uint32_t a, b, c;
+    memcpy(&a, p, 4), memcpy(&b, p + 4, 4), memcpy(&c, p + 8, 4);
+    const uint32_t s[2] = {a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)};
+    const uint32_t m[2] = {b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)};
+    memcpy(scale, s, 8);
+    for (int half = 0; half < 2; half++) {
+        for (int i = 0; i < 4; i++) {
+            const float v = (float)(int)(m[half] >> (8 * i) & 63);
+            min[8 * half + 2 * i] = min[8 * half + 2 * i + 1] = v;
+        }
+    }
+}
+
 // 64 weights: the low nibbles of 32 bytes, then the high ones.
 static void unpack_q4_k(const uint8_t *src, int16_t *w, float *min) {
-    const uint8_t *sc = src + 4, *qs = src + 16;
-    for (int j = 0; j < 4; j++, qs += 32, w += 64) {
-        uint8_t s0, m0, s1, m1;
-        k4_scale_min(sc, 2 * j, &s0, &m0);
-        k4_scale_min(sc, 2 * j + 1, &s1, &m1);
+    const uint8_t *qs = src + 16;
+    uint8_t sc[8];
+    unpack_k4_scales(src + 4, sc, min);
+    for (int j = 0; j < 8; j += 2, qs += 32, w += 64) {
         for (int part = 0; part < PARTS; part++) {
             Codes q = codes_load(qs, part);
-            put_part(w, part, q & 0x0f0f, 0, s0, s0);
-            put_part(w + 32, part, q >> 4 & 0x0f0f, 0, s1, s1);
+            put_part(w, part, q & 0x0f0f, 0, sc[j], sc[j]);
+            put_part(w + 32, part, q >> 4 & 0x0f0f, 0, sc[j + 1], sc[j + 1]);
         }
-        min[4 * j] = min[4 * j + 1] = m0;
-        min[4 * j + 2] = min[4 * j + 3] = m1;
     }
 }
 
 static void unpack_q5_k(const uint8_t *src, int16_t *w, float *min) {
-    const uint8_t *sc = src + 4, *qh = src + 16, *qs = src + 48;
-    for (int j = 0; j < 4; j++, qs += 32, w += 64) {
-        uint8_t s0, m0, s1, m1;
-        k4_scale_min(sc, 2 * j, &s0, &m0);
-        k4_scale_min(sc, 2 * j + 1, &s1, &m1);
+    const uint8_t *qh = src + 16, *qs = src + 48;
+    uint8_t sc[8];
+    unpack_k4_scales(src + 4, sc, min);
+    for (int j = 0; j < 8; j += 2, qs += 32, w += 64) {
         for (int part = 0; part < PARTS; part++) {
-            Codes q = codes_load(qs, part), h = codes_load(qh, part) >> (2 * j);
-            put_part(w, part, (q & 0x0f0f) | (h & 0x0101) << 4, 0, s0, s0);
-            put_part(w + 32, part, (q >> 4 & 0x0f0f) | (h & 0x0202) << 3, 0, s1, s1);
+            Codes q = codes_load(qs, part), h = codes_load(qh, part) >> j;
+            put_part(w, part, (q & 0x0f0f) | (h & 0x0101) << 4, 0, sc[j], sc[j]);
+            put_part(w + 32, part, (q >> 4 & 0x0f0f) | (h & 0x0202) << 3, 0, sc[j + 1], sc[j + 1]);
         }
-        min[4 * j] = min[4 * j + 1] = m0;
-        min[4 * j + 2] = min[4 * j + 3] = m1;
     }
 }
 
@@ -217,37 +241,30 @@ static void unpack_iq4_xs(const uint8_t *src, int16_t *w) {
     }
 }
 
+// Where the scale of a block of 256 stands; the minimums' scale, where there is one, follows it.
+static size_t scale_at(TensorType type) {
+    switch (type) {
+        case TYPE_Q2_K: return 80;
+        case TYPE_Q3_K: return 108;
+        case TYPE_Q6_K: return 208;
+        default: return 0;
+    }
+}
+
 static void unpack_blocks256(TensorType type, const uint8_t *src, int n, IntRow *row) {
-    const size_t bytes = type_info(type)->block_bytes;
-    for (int b = 0; b < n / 256; b++, src += bytes) {
-        int16_t *w = row->w + 256 * b;
-        float *min = row->min + 16 * b;
+    const size_t bytes = type_info(type)->block_bytes, at = scale_at(type);
+    int16_t *w = row->w;
+    float *min = row->min;
+    unpack_scales(src + at, bytes, n / 256, row->d);
+    if (unpack_form(type).has_min) unpack_scales(src + at + 2, bytes, n / 256, row->m);
+    for (int b = 0; b < n / 256; b++, src += bytes, w += 256, min += 16) {
         switch (type) {
-            case TYPE_Q2_K:
-                unpack_q2_k(src, w, min);
-                row->d[b] = f16_to_f32(load_u16(src + 80));
-                row->m[b] = f16_to_f32(load_u16(src + 82));
-                break;
-            case TYPE_Q3_K:
-                unpack_q3_k(src, w);
-                row->d[b] = f16_to_f32(load_u16(src + 108));
-                break;
-            case TYPE_Q6_K:
-                unpack_q6_k(src, w);
-                row->d[b] = f16_to_f32(load_u16(src + 208));
-                break;
-            case TYPE_IQ4_XS:
-                unpack_iq4_xs(src, w);
-                row->d[b] = f16_to_f32(load_u16(src));
-                break;
-            default:
-                if (type == TYPE_Q4_K)
-                    unpack_q4_k(src, w, min);
-                else
-                    unpack_q5_k(src, w, min);
-                row->d[b] = f16_to_f32(load_u16(src));
-                row->m[b] = f16_to_f32(load_u16(src + 2));
-                break;
+            case TYPE_Q2_K: unpack_q2_k(src, w, min); break;
+            case TYPE_Q3_K: unpack_q3_k(src, w); break;
+            case TYPE_Q4_K: unpack_q4_k(src, w, min); break;
+            case TYPE_Q5_K: unpack_q5_k(src, w, min); break;
+            case TYPE_Q6_K: unpack_q6_k(src, w); break;
+            default: unpack_iq4_xs(src, w); break;
         }
     }
 }

@@ -12,9 +12,6 @@ typedef float f32x8 __attribute__((vector_size(32)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x8 __attribute__((vector_size(32)));
 typedef uint16_t u16x8 __attribute__((vector_size(16)));
-typedef int16_t i16x8 __attribute__((vector_size(16)));
-typedef uint64_t u64x2 __attribute__((vector_size(16)));
-typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
 static inline f32x4 f32x4_load(const float *p) {
     f32x4 v;
@@ -156,17 +153,6 @@ static inline void bf16x8_to_f32(const void *p, float *out) {
     memcpy(&raw, p, sizeof raw);
     i32x8 wide = __builtin_convertvector(raw, i32x8) << 16;
     memcpy(out, &wide, sizeof wide);
-}
-
-static inline u16x8 u16x8_load(const void *p) {
-    u16x8 v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline i16x8 i16x8_all(int x) {
-    int16_t v = (int16_t)x;
-    return (i16x8){v, v, v, v, v, v, v, v};
 }
 
 #endif

@@ -1,0 +1,235 @@
+// Captures runs; see capture.h.
+#include "verify/capture.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/arena.h"
+#include "base/sha256.h"
+
+typedef struct {
+    const Model *m;
+    size_t n;  // tokens
+    ComponentSet which;
+    TraceArray *slots;  // a slot a component and layer; x NULL: nothing came yet
+    size_t n_slots;
+    Error *err;
+    Status status;  // the first failure
+} Capture;
+
+static size_t width_of(const Hparams *h, Component c, size_t n) {
+    switch (c) {
+        case COMP_Q:
+        case COMP_Q_NORM:
+        case COMP_Q_ROPE:
+        case COMP_ATTN: return (size_t)h->n_heads * (size_t)h->head_dim;
+        case COMP_K:
+        case COMP_V:
+        case COMP_K_NORM:
+        case COMP_K_ROPE: return (size_t)h->n_kv_heads * (size_t)h->head_dim;
+        case COMP_KQ:
+        case COMP_KQ_SOFT_MAX: return n;
+        case COMP_FFN_GATE:
+        case COMP_FFN_UP:
+        case COMP_FFN_ACT: return (size_t)h->ffn_dim;
+        case COMP_LOGITS: return (size_t)h->n_vocab;
+        default: return (size_t)h->dim;
+    }
+}
+
+static size_t rows_of(const Hparams *h, Component c, size_t n) {
+    return component_is_scores(c) ? n * (size_t)h->n_heads : n;
+}
+
+uint64_t capture_bytes(const Model *m, ComponentSet which, size_t n) {
+    uint64_t bytes = 0;
+    for (int c = 0; c < N_COMPONENTS; c++) {
+        if (!(which >> c & 1)) continue;
+        if (c == COMP_Q_NORM && !m->layers[0].q_norm) continue;
+        if (c == COMP_K_NORM && !m->layers[0].k_norm) continue;
+        const uint64_t layers = component_in_layer((Component)c) ? (uint64_t)m->h.n_layers : 1;
+        bytes += layers * rows_of(&m->h, (Component)c, n) * width_of(&m->h, (Component)c, n) *
+                 sizeof(float);
+    }
+    return bytes;
+}
+
+static Status take_slot(Capture *c, TraceArray *slot, ComponentRef ref) {
+    const size_t rows = rows_of(&c->m->h, ref.c, c->n), width = width_of(&c->m->h, ref.c, c->n);
+    float *x = calloc(rows * width, sizeof *x);
+    if (!x) return error_memory(c->err, component_name(ref.c), rows * width * sizeof *x);
+    *slot = (TraceArray){.ref = ref, .x = x, .width = width, .source = component_name(ref.c)};
+    return OK;
+}
+
+// Appends the rows of one batch. Scores of an early batch know fewer keys: the rest stay 0.
+static void on_tap(void *user, const char *name, int layer, const float *x, size_t rows,
+                   size_t width) {
+    Capture *c = user;
+    ComponentRef ref = {.layer = layer};
+    CHECK(component_by_name(name, &ref.c));
+    if (c->status || !(c->which >> ref.c & 1)) return;
+    TraceArray *slot = &c->slots[(size_t)(layer + 1) * N_COMPONENTS + ref.c];
+    if (!slot->x && (c->status = take_slot(c, slot, ref))) return;
+    CHECK(width <= slot->width && slot->rows + rows <= rows_of(&c->m->h, ref.c, c->n));
+    float *to = (float *)(uintptr_t)slot->x + slot->rows * slot->width;
+    for (size_t i = 0; i < rows; i++) {
+        memcpy(to + i * slot->width, x + i * width, width * sizeof *x);
+    }
+    slot->rows += rows;
+}
+
+typedef struct {
+    int n_vocab;
+    int32_t best;
+} Choice;
+
+static void on_logits(void *user, size_t index, const float *logits) {
+    (void)index;
+    Choice *c = user;
+    c->best = 0;
+    for (int32_t i = 1; i < c->n_vocab; i++) {
+        if (logits[i] > logits[c->best]) c->best = i;
+    }
+}
+
+void capture_free(TracePrompt *p) {
+    for (size_t i = 0; i < p->n_arrays; i++) free((void *)(uintptr_t)p->arrays[i].x);
+    free(p->arrays);
+    free((void *)(uintptr_t)p->tokens);
+    *p = (TracePrompt){.name = "", .chosen = -1};
+}
+
+static int array_order(const void *a, const void *b) {
+    const long x = component_order(((const TraceArray *)a)->ref);
+    const long y = component_order(((const TraceArray *)b)->ref);
+    return (x > y) - (x < y);
+}
+
+static Status check_memory(const Capture *c) {
+    const unsigned long long have = memory_available();
+    const uint64_t need = capture_bytes(c->m, c->which, c->n);
+    if (!have || need <= have) return OK;
+    return error_set(c->err, ERR_UNAVAILABLE,
+                     "a trace of %zu tokens needs %.1f MiB of memory and %.1f MiB are free; leave "
+                     "out the scores, or keep fewer components",
+                     c->n, (double)need / 0x1p20, (double)have / 0x1p20);
+}
+
+Status capture_prompt(Session *s, const Model *m, const int32_t *tokens, size_t n,
+                      ComponentSet which, TracePrompt *out, Error *err) {
+    Error own;
+    Capture c = {.m = m, .n = n, .which = which, .err = err ? err : &own};
+    *out = (TracePrompt){.name = "", .chosen = -1};
+    if (n == 0) return error_set(err, ERR_USAGE, "there is no token to trace");
+    Status st = check_memory(&c);
+    if (st) return st;
+    const size_t n_slots = ((size_t)m->h.n_layers + 1) * N_COMPONENTS;
+    int32_t *ids = malloc(n * sizeof *ids);
+    c.slots = calloc(n_slots, sizeof *c.slots);
+    if (!ids || !c.slots) {
+        free(ids), free(c.slots);
+        return error_memory(err, "a trace", n * sizeof *ids);
+    }
+    memcpy(ids, tokens, n * sizeof *ids);
+    out->tokens = ids, out->n_tokens = n, out->arrays = c.slots;
+
+    const bool head = which & (1u << COMP_NORM | 1u << COMP_LOGITS);
+    Choice choice = {.n_vocab = m->h.n_vocab, .best = -1};
+    const EvalOptions o = {.n_logits = head ? n : 1, .on_logits = on_logits, .user = &choice};
+    session_rewind(s, 0, 0);
+    forward_set_tap(session_forward(s), (Tap){on_tap, &c});
+    st = session_eval(s, 0, tokens, n, &o, NULL, c.err);
+    forward_set_tap(session_forward(s), (Tap){0});
+    if (c.status) st = c.status;
+
+    for (size_t i = 0; i < n_slots; i++) {
+        if (c.slots[i].x) c.slots[out->n_arrays++] = c.slots[i];
+    }
+    qsort(c.slots, out->n_arrays, sizeof *c.slots, array_order);
+    out->chosen = choice.best;
+    if (st) capture_free(out);
+    return st;
+}
+
+// --- what ran ---------------------------------------------------------------------------------
+
+Status capture_model_sha256(const Gguf *g, char out[65], Error *err) {
+    Sha256 s;
+    sha256_start(&s);
+    for (int i = 0; i < gguf_n_parts(g); i++) {
+        uint64_t size;
+        const uint8_t *bytes = gguf_part_bytes(g, i, &size);
+        sha256_add(&s, bytes, (size_t)size);
+    }
+    sha256_hex(&s, out);
+    return gguf_fault(g, err);
+}
+
+static Status describe_activation(TraceWriter *w, const DeviceModel *d, Error *err) {
+    bool seen[TYPE_LIMIT] = {false};
+    Status st = OK;
+    for (size_t i = 0; !st && i < gguf_n_tensors(d->model->gguf); i++) {
+        const Tensor *t = gguf_tensor_at(d->model->gguf, i);
+        if (t->n_dims < 2 || seen[t->type]) continue;
+        char key[64];
+        seen[t->type] = true;
+        snprintf(key, sizeof key, "activation.%s", type_info(t->type)->name);
+        st = trace_writer_str(w, key, act_quant_name(d->ops->activation(d->backend, t->type)), err);
+    }
+    return st;
+}
+
+static Status describe_model(TraceWriter *w, const Model *m, Error *err) {
+    const Hparams *h = &m->h;
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {{"n_layers", h->n_layers},
+                   {"dim", h->dim},
+                   {"ffn_dim", h->ffn_dim},
+                   {"n_vocab", h->n_vocab},
+                   {"n_heads", h->n_heads},
+                   {"n_kv_heads", h->n_kv_heads},
+                   {"head_dim", h->head_dim},
+                   {"n_ctx_train", h->n_ctx_train},
+                   {"rms_eps", (double)h->rms_eps},
+                   {"n_rot", h->n_rot},
+                   {"rope_base", (double)h->rope_base},
+                   {"rope_factor", (double)h->rope_factor}};
+    static const char *const scaling[] = {"none", "linear", "yarn"};
+    char key[64], text[64];
+    Status st = trace_writer_str(w, "model.architecture", arch_name(h->arch), err);
+    for (size_t i = 0; !st && i < sizeof numbers / sizeof *numbers; i++) {
+        snprintf(key, sizeof key, "model.%s", numbers[i].key);
+        snprintf(text, sizeof text, "%.9g", numbers[i].value);
+        st = trace_writer_str(w, key, text, err);
+    }
+    if (!st) {
+        st = trace_writer_str(w, "model.rope_pairing",
+                              h->rope_pairing == ROPE_NORM ? "norm" : "neox", err);
+    }
+    if (!st) st = trace_writer_str(w, "model.rope_scaling", scaling[h->rope_scaling], err);
+    if (!st) st = trace_writer_str(w, "model.rope_freqs", m->rope_freqs ? "yes" : "no", err);
+    return st ? st : trace_writer_str(w, "model.tied_output", m->tied ? "yes" : "no", err);
+}
+
+Status capture_describe(TraceWriter *w, const DeviceModel *d, TensorType type_k, TensorType type_v,
+                        Error *err) {
+    char sha[65];
+    Status st = capture_model_sha256(d->model->gguf, sha, err);
+    const struct {
+        const char *key, *text;
+    } texts[] = {{"model_sha256", sha},
+                 {"qk_layout", "gguf"},
+                 {"backend", d->ops->name},
+                 {"device", d->ops->device(d->backend)},
+                 {"kv_type_k", type_info(type_k)->name},
+                 {"kv_type_v", type_info(type_v)->name},
+                 {"build", "plumb " PLUMB_VERSION}};
+    for (size_t i = 0; !st && i < sizeof texts / sizeof *texts; i++) {
+        st = trace_writer_str(w, texts[i].key, texts[i].text, err);
+    }
+    if (!st) st = describe_activation(w, d, err);
+    return st ? st : describe_model(w, d->model, err);
+}
