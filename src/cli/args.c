@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/distance.h"
+
 bool arg_int(const char *text, int64_t min, int64_t max, int64_t *out) {
     char *end;
     errno = 0;
@@ -45,24 +47,6 @@ static const Arg *find(const Arg *const *tables, size_t n_tables, const char *wo
     return NULL;
 }
 
-// Letters to change, add or drop to make b of a (Levenshtein), for words of less than 32 letters.
-static int distance(const char *a, size_t n, const char *b, size_t m) {
-    int row[33];
-    if (n > 32 || m > 32) return 99;
-    for (size_t j = 0; j <= m; j++) row[j] = (int)j;
-    for (size_t i = 1; i <= n; i++) {
-        int diagonal = row[0];
-        row[0] = (int)i;
-        for (size_t j = 1; j <= m; j++) {
-            int change = diagonal + (a[i - 1] != b[j - 1]);
-            int other = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            diagonal = row[j];
-            row[j] = change < other ? change : other;
-        }
-    }
-    return row[m];
-}
-
 static Status unknown(const Arg *const *tables, size_t n_tables, const char *word, size_t len,
                       Error *err) {
     char best[64] = "";
@@ -71,7 +55,7 @@ static Status unknown(const Arg *const *tables, size_t n_tables, const char *wor
         for (const Arg *a = tables[t]; a && a->names; a++) {
             for (const char *p = a->names; *p;) {
                 size_t n = strcspn(p, ", ");
-                int d = distance(word, len, p, n);
+                int d = word_distance(word, len, p, n);
                 if (d < best_distance && n < sizeof best && d < (int)n) {
                     best_distance = d;
                     memcpy(best, p, n);

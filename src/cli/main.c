@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "backend/backend.h"
+#include "base/distance.h"
 #include "cli/cli.h"
 
 static const struct {
@@ -35,6 +36,20 @@ static void keep_standard_streams(void) {
     }
 }
 
+static int unknown_command(const char *name) {
+    const char *nearest = NULL;
+    int least = 3;  // more letters than that are another word
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        const char *known = commands[i].name;
+        int d = word_distance(name, strlen(name), known, strlen(known));
+        if (d < least && d < (int)strlen(known)) least = d, nearest = known;
+    }
+    if (nearest) {
+        return cli_failf(ERR_USAGE, "there is no command '%s'; did you mean %s?", name, nearest);
+    }
+    return cli_failf(ERR_USAGE, "there is no command '%s'; `plumb help` lists them", name);
+}
+
 int main(int argc, char **argv) {
     keep_standard_streams();
     if (argc < 2) return cli_help("");
@@ -45,5 +60,5 @@ int main(int argc, char **argv) {
     if (strcmp(name, "--version") == 0) return print_version();
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return cli_help("");
     if (strcmp(name, "--list-devices") == 0) return cmd_backends(1, argv + 1);
-    return cli_failf(ERR_USAGE, "there is no command '%s'; `plumb help` lists them", name);
+    return unknown_command(name);
 }

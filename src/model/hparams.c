@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/distance.h"
+
 static const struct {
     const char *name;
     RopePairing pairing;
@@ -45,25 +47,8 @@ static const struct {
     {"bert", ARCH_LLAMA},      {"t5", ARCH_LLAMA},
 };
 
-// Levenshtein's distance between a[0..n) and the short name b.
-static int edit_distance(const char *a, size_t n, const char *b) {
-    enum { MOST = 32 };
-    size_t m = strlen(b);
-    if (n > MOST || m > MOST) return MOST;
-    int row[MOST + 1];
-    for (size_t j = 0; j <= m; j++) row[j] = (int)j;
-    for (size_t i = 1; i <= n; i++) {
-        int diagonal = row[0];
-        row[0] = (int)i;
-        for (size_t j = 1; j <= m; j++) {
-            int best = diagonal + (a[i - 1] != b[j - 1]);
-            if (row[j] + 1 < best) best = row[j] + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            diagonal = row[j];
-            row[j] = best;
-        }
-    }
-    return row[m];
+static int arch_distance(GgufStr name, const char *arch) {
+    return word_distance(name.ptr, name.len, arch, strlen(arch));
 }
 
 static Arch nearest_arch(GgufStr name) {
@@ -74,9 +59,9 @@ static Arch nearest_arch(GgufStr name) {
         }
     }
     Arch best = ARCH_LLAMA;
-    int least = edit_distance(name.ptr, name.len, arch_name(ARCH_LLAMA));
+    int least = arch_distance(name, arch_name(ARCH_LLAMA));
     for (int a = 0; a < N_ARCHS; a++) {
-        int d = edit_distance(name.ptr, name.len, arch_name((Arch)a));
+        int d = arch_distance(name, arch_name((Arch)a));
         if (d < least) least = d, best = (Arch)a;
     }
     return best;

@@ -14,6 +14,7 @@
 #include "base/arena.h"
 #include "base/bandwidth.h"
 #include "base/checked.h"
+#include "base/distance.h"
 #include "base/clock.h"
 #include "base/pool.h"
 #include "base/status.h"
@@ -601,10 +602,25 @@ static void bandwidth_is_sane(void **state) {
     assert_true(clock_seconds() >= a);
 }
 
+static void test_word_distance(void **state) {
+    (void)state;
+    assert_int_equal(word_distance("", 0, "", 0), 0);
+    assert_int_equal(word_distance("abc", 3, "", 0), 3);
+    assert_int_equal(word_distance("", 0, "ab", 2), 2);
+    assert_int_equal(word_distance("kitten", 6, "sitting", 7), 3);
+    assert_int_equal(word_distance("llama", 5, "lama", 4), 1);
+    assert_int_equal(word_distance("qwen3", 5, "qwen2", 5), 1);
+    char longest[DISTANCE_MAX + 1];
+    memset(longest, 'x', sizeof longest);
+    assert_int_equal(word_distance(longest, DISTANCE_MAX, "", 0), DISTANCE_MAX);
+    assert_int_equal(word_distance(longest, DISTANCE_MAX + 1, longest, 1), DISTANCE_MAX);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(utf8_every_short_string, make_table, free_table),
         cmocka_unit_test_setup_teardown(utf8_four_bytes_and_more, make_table, free_table),
+        cmocka_unit_test(test_word_distance),
         cmocka_unit_test(utf8_lead_bytes),
         cmocka_unit_test(utf8_every_code_point),
         cmocka_unit_test(checked_arithmetic),

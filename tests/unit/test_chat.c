@@ -83,6 +83,65 @@ static void chat_of_several_turns(void **state) {
     plumb_model_close(m);
 }
 
+// A turn goes on from the very tokens that were made, also where their text would be cut into
+// others, and no space slips in between.
+static void chat_goes_on_from_its_own_tokens(void **state) {
+    (void)state;
+    Pair p = open_pair(DEMO, 512);
+    plumb_generation g = greedy(30);
+    g.sampling =
+        (plumb_sampling){.temperature = 3, .top_p = 1, .typical_p = 1, .repeat_penalty = 1};
+    g.ignore_end = 1;
+    // <unk>, <s>, </s> and a NUL, which a message cannot hold
+    const plumb_logit_bias banned[] = {
+        {0, -HUGE_VALF}, {1, -HUGE_VALF}, {2, -HUGE_VALF}, {3, -HUGE_VALF}};
+    g.sampling.logit_bias = banned, g.sampling.n_logit_bias = 4;
+    int others = 0;
+    for (g.sampling.seed = 1; g.sampling.seed < 5; g.sampling.seed++) {
+        for (int plain = 0; plain < 2; plain++) {
+            plumb_error err;
+            int32_t read[512], ids[512];
+            char text[4096], want[4096];
+            size_t n, len;
+            plumb_chat_truncate(p.s, 0);
+            plumb_chat_set_template(p.s, plain ? "none" : "zephyr", &err);
+            say(p.s, "user", "Once upon a time");
+            plumb_result r = reply(p.s, &g);
+            size_t n_read = r.n_prompt_tokens + r.n_tokens;
+            memcpy(read, r.prompt_tokens, r.n_prompt_tokens * sizeof *read);
+            memcpy(read + r.n_prompt_tokens, r.tokens, r.n_tokens * sizeof *read);
+            len = (size_t)snprintf(want, sizeof want, "<s>Once upon a time%s And then", r.text);
+            say(p.s, "user", plain ? " And then" : "Hello");
+            assert_int_equal(plumb_chat_tokens(p.s, ids, 512, &n, &err), PLUMB_OK);
+            assert_true(n > n_read);
+            assert_memory_equal(ids, read, n_read * sizeof *ids);
+            plumb_session *fresh = session_of(p.m, 512);
+            int32_t again[512];
+            size_t n_again;
+            const char *role, *content;
+            plumb_chat_set_template(fresh, plain ? "none" : "zephyr", &err);
+            for (size_t i = 0; i < 3; i++) {
+                assert_int_equal(plumb_chat_get(p.s, i, &role, &content), PLUMB_OK);
+                say(fresh, role, content);
+            }
+            assert_int_equal(plumb_chat_tokens(fresh, again, 512, &n_again, &err), PLUMB_OK);
+            others += n_again != n;
+            plumb_session_close(fresh);
+            if (plain && strlen(r.text) == r.text_len && !strstr(r.text, "\xef\xbf\xbd")) {
+                size_t n_text;
+                assert_int_equal(plumb_detokenize(p.m, ids, n, text, sizeof text, &n_text, &err),
+                                 PLUMB_OK);
+                assert_int_equal(n_text, len);
+                assert_memory_equal(text, want, len);
+            }
+            r = reply(p.s, &g);
+            assert_true(r.n_cached + 1 >= n_read);
+        }
+    }
+    assert_true(others > 0);  // the test is about something
+    close_pair(&p);
+}
+
 static void chat_prompts_are_the_reference(void **state) {
     (void)state;
     static const int32_t hello[] = {1, 1489, 1493, 1488, 13,   2010, 411, 1981,
@@ -169,6 +228,7 @@ static void chat_errors(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chat_of_several_turns),
+        cmocka_unit_test(chat_goes_on_from_its_own_tokens),
         cmocka_unit_test(chat_prompts_are_the_reference),
         cmocka_unit_test(chat_errors),
     };

@@ -10,7 +10,10 @@
 #include "backend/cpu/unpack.h"
 #include "backend/cpu/vec_int.h"
 
-enum { ROWS_AT_ONCE = 8 };  // unpacked rows that share one walk over the activations
+enum {
+    ROWS_AT_ONCE = 8,    // unpacked rows that share one walk over the activations
+    AHEAD_BYTES = 8192,  // weights asked for before they are needed: the dot product reads none
+};
 
 #ifdef KERNEL_LEVEL  // avx2: what the compiler was told
 #define TEXT2(x) #x
@@ -38,25 +41,27 @@ static ActQuant generic_activation(TensorType type) {
     }
 }
 
-// A quantized activation row:  q: n x int16 | sum: n / 16 x float | d: n / block x float
-// q in the order of unpack.h; sum holds the sums of 16 q (blocks of 256) or of
-// 32 (blocks of 32): whole numbers.
+// A quantized activation row of blocks of 32 or 256:
+//   q: n x int16 | sum16, sum32: n / 16 x int16 each | d: n / block x float
+// q in the order of unpack.h. Of each 256, sum16 holds 16 sums of 16 q, sum32 8 sums of 32 and 8
+// zeros; of blocks of 32, sum32 holds one sum after the other.
 typedef struct {
-    int16_t *q;
-    float *sum, *d;
+    int16_t *q, *sum16, *sum32;
+    float *d;
 } ActRow;
 
 static ActRow act_row(const void *act, int n) {
     ActRow a;
     a.q = (int16_t *)(uintptr_t)act;
-    a.sum = (float *)(void *)(a.q + n);
-    a.d = a.sum + n / 16;
+    a.sum16 = a.q + n;
+    a.sum32 = a.sum16 + n / 16;
+    a.d = (float *)(void *)(a.sum32 + n / 16);
     return a;
 }
 
 static size_t generic_act_bytes(ActQuant quant, int n) {
     if (quant == ACT_F32) return (size_t)n * sizeof(float);
-    return (size_t)n * 2 + (size_t)(n / 16 + n / 32) * sizeof(float);
+    return (size_t)n * 2 + (size_t)n / 16 * 4 + (size_t)n / 32 * sizeof(float);
 }
 
 // The largest |x| of a block as a float; NaN when there is one (integer order puts it above
@@ -75,6 +80,17 @@ static float largest(const float *x, int n) {
     return f;
 }
 
+static void sum_groups(ActRow a, int n, int block) {
+    memset(a.sum32, 0, (size_t)n / 16 * sizeof *a.sum32);
+    for (int g = 0; g < n / 16; g++) {
+        int s = 0;
+        for (int i = 0; i < 16; i++) s += a.q[16 * g + i];
+        a.sum16[g] = (int16_t)s;
+        int at = block == 32 ? g / 2 : g / 16 * 16 + g % 16 / 2;
+        a.sum32[at] = (int16_t)(a.sum32[at] + s);
+    }
+}
+
 static void quantize_act(const float *x, int n, int block, ActRow a) {
     const f32x8 magic = f32x8_all(12582912.0f);  // rounds to the nearest integer, ties to even
     for (int b = 0; b < n / block; b++, x += block) {
@@ -82,8 +98,7 @@ static void quantize_act(const float *x, int n, int block, ActRow a) {
         int16_t *q = a.q + b * block;
         if (!(most >= 0x1p-100f && most <= 3.402823466e38f)) {
             memset(q, 0, (size_t)block * sizeof *q);
-            a.d[b] = most < 1 ? 0.0f
-                              : NAN;  // too small to scale, or not finite: the result must show it
+            a.d[b] = most < 1 ? 0.0f : NAN;  // what is not finite must show in the result
             continue;
         }
         a.d[b] = most / 127.0f;
@@ -94,12 +109,7 @@ static void quantize_act(const float *x, int n, int block, ActRow a) {
             memcpy(q + i, &narrow, sizeof narrow);
         }
     }
-    int group = block == 32 ? 32 : 16;
-    for (int g = 0; g < n / group; g++) {
-        int s = 0;
-        for (int i = 0; i < group; i++) s += a.q[g * group + i];
-        a.sum[g] = (float)s;
-    }
+    sum_groups(a, n, block);
     for (int g = 0; g < n / 32; g++) {  // the order of unpack.h
         int16_t old[32], *q = a.q + 32 * g;
         memcpy(old, q, sizeof old);
@@ -137,25 +147,26 @@ static float dot_blocks32(const IntRow *w, ActRow a, int n, bool has_min) {
         i32x4 lanes[2];
         dot_lanes(w->w + 32 * b, a.q + 32 * b, 32, lanes);
         add_lanes(sum, w->d[b] * a.d[b], lanes);
-        if (has_min) mins += w->m[b] * a.d[b] * a.sum[b];
+        if (has_min) mins += w->m[b] * a.d[b] * (float)a.sum32[b];
     }
     return sum_lanes(sum) + mins;
 }
 
-static float dot_blocks256(const IntRow *w, ActRow a, int n, bool has_min) {
-    f32x4 sum[2] = {{0}, {0}};
-    float mins = 0;
+static float dot_blocks256(const IntRow *w, ActRow a, int n, UnpackForm form) {
+    f32x4 sum[2] = {{0}, {0}}, mins[2] = {{0}, {0}};
+    const int16_t *group = form.min_group == 32 ? a.sum32 : a.sum16;
     for (int b = 0; b < n / 256; b++) {
         i32x4 lanes[2];
         dot_lanes(w->w + 256 * b, a.q + 256 * b, 256, lanes);
         add_lanes(sum, w->d[b] * a.d[b], lanes);
-        // Whole numbers below 2^24, so this sum is exact.
-        if (has_min) mins += w->m[b] * a.d[b] * dot_f32(w->min + 16 * b, a.sum + 16 * b, 16);
+        if (!form.has_min) continue;
+        dot_lanes(w->min + 16 * b, group + 16 * b, 16, lanes);
+        add_lanes(mins, w->m[b] * a.d[b], lanes);
     }
-    return sum_lanes(sum) - mins;
+    return sum_lanes(sum) - sum_lanes(mins);
 }
 
-// An unpacked row in scratch:  w: n x int16 | min: n / 16 x float | d, m: n / 32 x float each
+// An unpacked row in scratch:  w: n x int16 | min: n / 16 x int16 | d, m: n / 32 x float each,
 // or n floats, which take more.
 static size_t row_bytes(int n) {
     return ((size_t)n * sizeof(float) + 63) / 64 * 64;
@@ -164,8 +175,8 @@ static size_t row_bytes(int n) {
 static IntRow int_row(uint8_t *at, int n) {
     IntRow r;
     r.w = (int16_t *)(void *)at;
-    r.min = (float *)(void *)(r.w + n);
-    r.d = r.min + n / 16;
+    r.min = r.w + n;
+    r.d = (float *)(void *)(r.min + n / 16);
     r.m = r.d + n / 32;
     return r;
 }
@@ -178,7 +189,7 @@ static float dot_row(UnpackForm form, uint8_t *row, const uint8_t *act, int n) {
     if (form.block == 0) return dot_f32((float *)(void *)row, (const float *)(const void *)act, n);
     IntRow w = int_row(row, n);
     if (form.block == 32) return dot_blocks32(&w, act_row(act, n), n, form.has_min);
-    return dot_blocks256(&w, act_row(act, n), n, form.has_min);
+    return dot_blocks256(&w, act_row(act, n), n, form);
 }
 
 static void generic_matmul_rows(const MatmulTask *m, long r0, long r1, void *scratch) {
@@ -187,11 +198,13 @@ static void generic_matmul_rows(const MatmulTask *m, long r0, long r1, void *scr
     const size_t stride = (size_t)m->n / info->block_len * info->block_bytes;
     const size_t unpacked = row_bytes(m->n);
     const long at_once = m->n_act > 1 ? ROWS_AT_ONCE : 1;
+    const size_t ahead = (AHEAD_BYTES + stride - 1) / stride * stride;
     for (long r = r0; r < r1; r += at_once) {
         long rows = r1 - r < at_once ? r1 - r : at_once;
         for (long i = 0; i < rows; i++) {
             uint8_t *at = (uint8_t *)scratch + (size_t)i * unpacked;
             const uint8_t *src = m->w + (size_t)(r + i) * stride;
+            for (size_t b = 0; b < stride; b += 64) __builtin_prefetch(src + ahead + b);
             IntRow row = int_row(at, m->n);
             if (form.block)
                 unpack_int(m->type, src, m->n, &row);

@@ -9,16 +9,16 @@ UnpackForm unpack_form(TensorType type) {
         case TYPE_Q5_0:
         case TYPE_Q8_0:
         case TYPE_IQ4_NL:
-        case TYPE_MXFP4: return (UnpackForm){32, false};
+        case TYPE_MXFP4: return (UnpackForm){32, false, 0};
         case TYPE_Q4_1:
-        case TYPE_Q5_1: return (UnpackForm){32, true};
+        case TYPE_Q5_1: return (UnpackForm){32, true, 0};
         case TYPE_Q3_K:
         case TYPE_Q6_K:
-        case TYPE_IQ4_XS: return (UnpackForm){256, false};
-        case TYPE_Q2_K:
+        case TYPE_IQ4_XS: return (UnpackForm){256, false, 0};
+        case TYPE_Q2_K: return (UnpackForm){256, true, 16};
         case TYPE_Q4_K:
-        case TYPE_Q5_K: return (UnpackForm){256, true};
-        default: return (UnpackForm){0, false};
+        case TYPE_Q5_K: return (UnpackForm){256, true, 32};
+        default: return (UnpackForm){0, false, 0};
     }
 }
 
@@ -148,7 +148,7 @@ static inline void put_part(int16_t *w, int part, Codes q, int bias, int scale0,
     memcpy(w + 16 + 8 * part, &odd, sizeof odd);
 }
 
-static void unpack_q2_k(const uint8_t *src, int16_t *w, float *min) {
+static void unpack_q2_k(const uint8_t *src, int16_t *w, int16_t *min) {
     const uint8_t *sc = src, *qs = src + 16;
     for (int g = 0; g < 8; g++, w += 32) {  // 32 weights: bits 2 (g % 4) of 32 bytes
         for (int part = 0; part < PARTS; part++) {
@@ -156,7 +156,7 @@ static void unpack_q2_k(const uint8_t *src, int16_t *w, float *min) {
             put_part(w, part, q, 0, sc[2 * g] & 15, sc[2 * g + 1] & 15);
         }
     }
-    for (int g = 0; g < 16; g++) min[g] = (float)(sc[g] >> 4);
+    for (int g = 0; g < 16; g++) min[g] = (int16_t)(sc[g] >> 4);
 }
 
 static inline int q3_k_scale(const uint8_t *sc, int g) {
@@ -175,26 +175,29 @@ static void unpack_q3_k(const uint8_t *src, int16_t *w) {
     }
 }
 
-// All eight scales and minimums of Q4_K and Q5_K at once: four bytes at a time by masks and shifts
-// (k4_scale_min draws the layout). min gets each twice, for the two sixteens of a sub-block.
-static inline void unpack_k4_scales(const uint8_t *p, uint8_t scale[8], float *min) {
-    uint32_t a, b, c;
-    memcpy(&a, p, 4), memcpy(&b, p + 4, 4), memcpy(&c, p + 8, 4);
-    const uint32_t s[2] = {a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)};
-    const uint32_t m[2] = {b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)};
-    memcpy(scale, s, 8);
-    for (int half = 0; half < 2; half++) {
-        for (int i = 0; i < 4; i++) {
-            const float v = (float)(int)(m[half] >> (8 * i) & 63);
-            min[8 * half + 2 * i] = min[8 * half + 2 * i + 1] = v;
-        }
-    }
+// Eight bytes as eight 16-bit numbers.
+static inline i16x8 widen(uint32_t low, uint32_t high) {
+    const u8x16 v = (u8x16)(u64x2){low | (uint64_t)high << 32, 0}, zero = {0};
+    return (i16x8)__builtin_shufflevector(v, zero, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22,
+                                          7, 23);
 }
 
-// 64 weights: the low nibbles of 32 bytes, then the high ones.
-static void unpack_q4_k(const uint8_t *src, int16_t *w, float *min) {
+// All eight scales and minimums of Q4_K and Q5_K at once: four bytes at a time by masks and shifts
+// (k4_scale_min draws the layout).
+static inline void unpack_k4_scales(const uint8_t *p, int16_t scale[8], int16_t min[16]) {
+    uint32_t a, b, c;
+    memcpy(&a, p, 4), memcpy(&b, p + 4, 4), memcpy(&c, p + 8, 4);
+    const i16x8 zero = {0};
+    i16x8 s = widen(a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030));
+    i16x8 m = widen(b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030));
+    memcpy(scale, &s, sizeof s);
+    memcpy(min, &m, sizeof m);
+    memcpy(min + 8, &zero, sizeof zero);
+}
+
+static void unpack_q4_k(const uint8_t *src, int16_t *w, int16_t *min) {
     const uint8_t *qs = src + 16;
-    uint8_t sc[8];
+    int16_t sc[8];
     unpack_k4_scales(src + 4, sc, min);
     for (int j = 0; j < 8; j += 2, qs += 32, w += 64) {
         for (int part = 0; part < PARTS; part++) {
@@ -205,9 +208,9 @@ static void unpack_q4_k(const uint8_t *src, int16_t *w, float *min) {
     }
 }
 
-static void unpack_q5_k(const uint8_t *src, int16_t *w, float *min) {
+static void unpack_q5_k(const uint8_t *src, int16_t *w, int16_t *min) {
     const uint8_t *qh = src + 16, *qs = src + 48;
-    uint8_t sc[8];
+    int16_t sc[8];
     unpack_k4_scales(src + 4, sc, min);
     for (int j = 0; j < 8; j += 2, qs += 32, w += 64) {
         for (int part = 0; part < PARTS; part++) {
@@ -254,7 +257,7 @@ static size_t scale_at(TensorType type) {
 static void unpack_blocks256(TensorType type, const uint8_t *src, int n, IntRow *row) {
     const size_t bytes = type_info(type)->block_bytes, at = scale_at(type);
     int16_t *w = row->w;
-    float *min = row->min;
+    int16_t *min = row->min;
     unpack_scales(src + at, bytes, n / 256, row->d);
     if (unpack_form(type).has_min) unpack_scales(src + at + 2, bytes, n / 256, row->m);
     for (int b = 0; b < n / 256; b++, src += bytes, w += 256, min += 16) {

@@ -26,15 +26,16 @@ static inline int unpack_place(int i) {
 }
 
 typedef struct {
-    int16_t *w;  // n
-    float *min;  // n / 16, whole numbers, of blocks of 256 with minimums
-    float *d;    // n / block
-    float *m;    // n / block: m of blocks of 32, dmin of blocks of 256
+    int16_t *w;    // n
+    int16_t *min;  // 16 a block of 256: minimums of 16 weights each, or 8 of 32 each and 8 zeros
+    float *d;      // n / block
+    float *m;      // n / block: m of blocks of 32, dmin of blocks of 256
 } IntRow;
 
 typedef struct {
     int block;  // 32 or 256; 0: the type is unpacked to floats
     bool has_min;
+    int min_group;  // of blocks of 256: weights that share a minimum, 16 or 32
 } UnpackForm;
 
 UnpackForm unpack_form(TensorType type);
