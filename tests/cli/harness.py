@@ -87,6 +87,14 @@ def fails(code, *args, says=(), stdin=None):
     return err
 
 
+def needs_terminal():
+    """Skips the test where the system gives no pseudo-terminals (a bare container, say)."""
+    try:
+        for fd in os.openpty(): os.close(fd)
+    except OSError as e:
+        skip(f"no pseudo-terminal: {e}")
+
+
 def has_json():
     code, _, err = run("backends", "--json")
     if code == 4 and b"jansson" in err:

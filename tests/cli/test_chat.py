@@ -18,6 +18,7 @@ class Terminal:
     def __init__(self, *args):
         self.seen, self.at = "", 0
         env = {**os.environ, "HOME": tempfile.mkdtemp(dir=tmp("")), "TERM": "xterm", "XDG_STATE_HOME": "", "XDG_DATA_HOME": ""}
+        needs_terminal()
         pid, self.fd = pty.fork()
         if pid == 0:
             os.chdir(ROOT)

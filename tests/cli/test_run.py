@@ -24,6 +24,7 @@ def start(*args, **more):
 
 def on_terminal(args, env=None):
     """Standard output and standard error together, on a terminal."""
+    needs_terminal()
     master, slave = pty.openpty()
     p = subprocess.Popen([PLUMB, *args], stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, start_new_session=True,
                          env={**os.environ, "TERM": "xterm", **(env or {})})
