@@ -3,23 +3,17 @@
 
 #include "backend/cpu/vec_int.h"
 
+static const UnpackForm forms[TYPE_LIMIT] = {
+    // what is not here is unpacked to floats
+    [TYPE_Q4_0] = {32, false, 0},    [TYPE_Q4_1] = {32, true, 0},   [TYPE_Q5_0] = {32, false, 0},
+    [TYPE_Q5_1] = {32, true, 0},     [TYPE_Q8_0] = {32, false, 0},  [TYPE_IQ4_NL] = {32, false, 0},
+    [TYPE_MXFP4] = {32, false, 0},   [TYPE_Q2_K] = {256, true, 16}, [TYPE_Q3_K] = {256, false, 0},
+    [TYPE_Q4_K] = {256, true, 32},   [TYPE_Q5_K] = {256, true, 32}, [TYPE_Q6_K] = {256, false, 0},
+    [TYPE_IQ4_XS] = {256, false, 0},
+};
+
 UnpackForm unpack_form(TensorType type) {
-    switch (type) {
-        case TYPE_Q4_0:
-        case TYPE_Q5_0:
-        case TYPE_Q8_0:
-        case TYPE_IQ4_NL:
-        case TYPE_MXFP4: return (UnpackForm){32, false, 0};
-        case TYPE_Q4_1:
-        case TYPE_Q5_1: return (UnpackForm){32, true, 0};
-        case TYPE_Q3_K:
-        case TYPE_Q6_K:
-        case TYPE_IQ4_XS: return (UnpackForm){256, false, 0};
-        case TYPE_Q2_K: return (UnpackForm){256, true, 16};
-        case TYPE_Q4_K:
-        case TYPE_Q5_K: return (UnpackForm){256, true, 32};
-        default: return (UnpackForm){0, false, 0};
-    }
+    return forms[type];
 }
 
 // The half-float scales of n blocks that stand `stride` bytes apart, four at a time.
@@ -97,7 +91,7 @@ static void unpack_blocks32(TensorType type, const uint8_t *src, int n, IntRow *
     const size_t bytes = type_info(type)->block_bytes;
     int16_t *w = row->w;
     if (type != TYPE_MXFP4) unpack_scales(src, bytes, n / 32, row->d);
-    if (unpack_form(type).has_min) unpack_scales(src + 2, bytes, n / 32, row->m);
+    if (forms[type].has_min) unpack_scales(src + 2, bytes, n / 32, row->m);
     for (int b = 0; b < n / 32; b++, src += bytes, w += 32) {
         switch (type) {
             case TYPE_Q4_0: nibbles32(src + 2, w, 8); break;
@@ -259,7 +253,7 @@ static void unpack_blocks256(TensorType type, const uint8_t *src, int n, IntRow 
     int16_t *w = row->w;
     int16_t *min = row->min;
     unpack_scales(src + at, bytes, n / 256, row->d);
-    if (unpack_form(type).has_min) unpack_scales(src + at + 2, bytes, n / 256, row->m);
+    if (forms[type].has_min) unpack_scales(src + at + 2, bytes, n / 256, row->m);
     for (int b = 0; b < n / 256; b++, src += bytes, w += 256, min += 16) {
         switch (type) {
             case TYPE_Q2_K: unpack_q2_k(src, w, min); break;
@@ -273,7 +267,7 @@ static void unpack_blocks256(TensorType type, const uint8_t *src, int n, IntRow 
 }
 
 void unpack_int(TensorType type, const uint8_t *src, int n, IntRow *row) {
-    if (unpack_form(type).block == 32) {
+    if (forms[type].block == 32) {
         unpack_blocks32(type, src, n, row);
     } else {
         unpack_blocks256(type, src, n, row);
