@@ -213,7 +213,16 @@ void generation_args_free(GenerationArgs *a) {
 static plumb_session *volatile interrupted_session;
 static volatile sig_atomic_t n_interrupts;
 
+// One Ctrl-C can arrive twice: timeout(1), for one, signals the process and then its group.
+static bool is_echo(void) {
+    static volatile double last;  // clock_gettime may be called in a handler
+    const double now = clock_seconds(), before = last;
+    last = now;
+    return n_interrupts > 0 && now - before < 0.1;
+}
+
 static void on_interrupt(int sig) {
+    if (is_echo()) return;
     if (n_interrupts++ > 0 || !interrupted_session) {
         signal(sig, SIG_DFL);
         raise(sig);

@@ -147,4 +147,17 @@ def _():
     equal(plumb("help", "help"), plumb("--help"))
 
 
+@test("an interrupt that arrives twice at once is one: the answer ends, the program does not")
+def _():
+    p = subprocess.Popen([PLUMB, "run", "-n", "5000", "--ignore-eos", "--temp", "0", "Tell me a story"], cwd=ROOT,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    first = p.stdout.read(1)
+    for _ in range(2):
+        p.send_signal(signal.SIGINT)
+        time.sleep(0.005)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 0 and first and out.endswith(b"\n"), (p.returncode, out)
+    assert b"interrupted" in err or b"context is full" in err, err
+
+
 run_tests()
