@@ -88,6 +88,7 @@ FUZZ_BINS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/f
 
 # Kernels are where -O3 pays.
 $(BUILD)/src/backend/cpu/%.o: FILE_FLAGS := -O3
+$(BUILD)/src/oracle/%.o: FILE_FLAGS := -O3
 $(BUILD)/src/backend/cpu/%.avx2.o: FILE_FLAGS := -O3 -mavx2 -DKERNEL_SET=avx2 -DKERNEL_LEVEL=avx2
 $(BUILD)/tests/fuzz/%.o: FILE_FLAGS := -Itests/unit
 
@@ -100,6 +101,7 @@ $(BUILD)/%.avx2.o: %.c Makefile $(BUILD)/flags.mk
 	$(Q)$(CC) $(CFLAGS_ALL) $(FILE_FLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/src/cli/demo_model.o: models/demo.gguf
+$(BUILD)/src/verify/report_html.o: $(wildcard src/verify/page/*)
 
 # --- programs and libraries (under a sanitizer, whose names must stay, the program alone) ---
 programs: $(BUILD)/plumb $(if $(SANITIZE),,$(BUILD)/libplumb.a $(BUILD)/libplumb.so)

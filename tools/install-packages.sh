@@ -11,7 +11,11 @@ say() { echo "install-packages: $*" >&2; }
 needed='libc6-dev' optional='libpcre2-dev libjansson-dev libedit-dev'
 case ${1:-} in
 demo) ;;
-check) needed="$needed libcmocka-dev python3" optional="$optional pkg-config" ;;
+check)
+    needed="$needed libcmocka-dev python3" optional="$optional pkg-config"
+    # A browser, for the tests of the pages that plumb makes.
+    optional="$optional chromium chromium-driver python3-selenium"
+    ;;
 # clang does not bring its sanitizers' runtime; llvm has the symbolizer that names a finding's lines.
 sanitizers) needed="clang libclang-rt-14-dev" optional="llvm" ;;
 *) say 'usage: tools/install-packages.sh demo | check | sanitizers' && exit 2 ;;

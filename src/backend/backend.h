@@ -81,6 +81,13 @@ typedef struct BackendOps {
     void (*close)(Backend *b);  // frees its weights too; buffers and Kv must be freed before
     const char *(*device)(const Backend *b);  // "2 threads, generic"
     ActQuant (*activation)(const Backend *b, TensorType weight);
+    // What a row becomes depends on that row alone, to the bit: not on the other rows of its batch
+    // or where among them it stands, on the number of threads, on whether scores are asked for or a
+    // residual is added in the same call. verify then holds every path to the bit.
+    bool batch_invariant;
+    // The instruction sets that this machine can run, for BackendConfig.isa, best first; NULL past
+    // the end. NULL where a backend knows neither these nor threads.
+    const char *(*isa_at)(int i);
 
     // Borrows or uploads t, whose mapping must outlive b.
     Status (*weight)(Backend *b, const Tensor *t, Weight **out, Error *err);
@@ -98,7 +105,8 @@ typedef struct BackendOps {
     uint64_t (*kv_bytes)(const KvShape *shape);
     Status (*kv_new)(Backend *b, const KvShape *shape, Kv **out, Error *err);
     void (*kv_free)(Backend *b, Kv *kv);
-    // What the cache holds at (layer, seq, pos) as float32: n_kv_heads * head_dim each.
+    // What the cache holds at (layer, seq, pos) as float32: n_kv_heads * head_dim each. Waits, as
+    // download does.
     Status (*kv_read)(Backend *b, const Kv *kv, int layer, int seq, int pos, float *k, float *v,
                       Error *err);
     // Copies the first n_pos positions of one sequence to another (a shared prompt).

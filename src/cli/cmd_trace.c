@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "cli/cli.h"
+#include "cli/fault_trace.h"
 #include "cli/output.h"
 #include "cli/prompt.h"
 #include "engine/plumb_internal.h"
@@ -15,16 +16,19 @@
 typedef struct {
     ModelArgs m;
     PromptArgs p;
-    const char *output, *name, *components;
+    const char *output, *name, *components, *fault;
     bool no_scores, force;
 } TraceArgs;
 
 static Status read_args(int argc, char **argv, TraceArgs *a, bool *help, Error *err) {
     Arg prompt[N_PROMPT_ARGS], models[N_MODEL_ARGS];
-    const Arg own[] = {
-        {"-o, --output", ARG_TEXT, &a->output, 0},     {"--name", ARG_TEXT, &a->name, 0},
-        {"--components", ARG_TEXT, &a->components, 0}, {"--no-scores", ARG_FLAG, &a->no_scores, 0},
-        {"--force", ARG_FLAG, &a->force, 0},           {0}};
+    const Arg own[] = {{"-o, --output", ARG_TEXT, &a->output, 0},
+                       {"--name", ARG_TEXT, &a->name, 0},
+                       {"--components", ARG_TEXT, &a->components, 0},
+                       {"--no-scores", ARG_FLAG, &a->no_scores, 0},
+                       {"--force", ARG_FLAG, &a->force, 0},
+                       {"--fault", ARG_TEXT, &a->fault, 0},
+                       {0}};
     prompt_args_table(&a->p, prompt);
     model_args_table(&a->m, models);
     const Arg *const tables[] = {own, prompt, models};
@@ -44,9 +48,9 @@ static Status read_components(const TraceArgs *a, ComponentSet *out, Error *err)
         char word[COMPONENT_TEXT] = "";
         Component c;
         if (n < sizeof word) memcpy(word, at, n);
-        if (!component_by_name(word, &c)) {
+        if (!component_by_name(word, &c) || c == COMP_TOKEN) {  // the token is always there
             Text all = {0};
-            for (int i = 0; i < N_COMPONENTS; i++) {
+            for (int i = 0; i < COMP_TOKEN; i++) {
                 if (i) text_append_str(&all, " ");
                 text_append_str(&all, component_name((Component)i));
             }
@@ -106,13 +110,57 @@ static Status trace(TraceArgs *a, plumb_model *m, plumb_session *s, ComponentSet
     if (!st) st = capture_describe(w, m->device, kv_type(a->m.type_k), kv_type(a->m.type_v), err);
     if (!st && m->name[0]) st = trace_writer_str(w, "model.name", m->name, err);
     if (!st) {
-        st = capture_prompt(s->session, m->model, a->p.ids.data, a->p.ids.len, which, &p, err);
+        st = capture_prompt(s->session, m->device, a->p.ids.data, a->p.ids.len, which, &p, err);
     }
+    // A raw prompt's ids are those of this text with its special tokens parsed; a chat's are not,
+    // where a message holds what reads like one.
+    if (!chat && a->p.text.len && strlen(a->p.text.data) == a->p.text.len) p.text = a->p.text.data;
     if (!st) st = trace_writer_add(w, a->name ? a->name : "", &p, err);
     if (!st) st = trace_writer_finish(w, a->output, err);
     if (!st) report(a, &p, clock_seconds() - start);
     trace_writer_free(w);
     capture_free(&p);
+    return st;
+}
+
+// Keeps the arrays of `which`; the others stay behind, to be freed.
+static size_t keep_components(TracePrompt *p, ComponentSet which) {
+    size_t n = 0;
+    for (size_t i = 0; i < p->n_arrays; i++) {
+        if (!(which >> p->arrays[i].ref.c & 1)) continue;
+        const TraceArray a = p->arrays[n];
+        p->arrays[n++] = p->arrays[i];
+        p->arrays[i] = a;
+    }
+    return n;
+}
+
+// As an engine with faults would have written it: nothing in it says how that engine works.
+static Status trace_faults(const TraceArgs *a, const plumb_model *m, ComponentSet which,
+                           Error *err) {
+    const double start = clock_seconds();
+    TraceWriter *w = NULL;
+    TracePrompt p = {0};
+    FaultList faults;
+    Text text = {0}, what = {0};
+    Status st = fault_list_read(a->fault, &faults, err);
+    if (!st) st = fault_trace(&faults, &a->p, m, which & CAPTURE_SCORES, &text, &p, err);
+    if (!st && !(text_append_str(&what, "the fault engine with ") &&
+                 text_append_str(&what, faults.names.data))) {
+        st = error_memory(err, "a description", faults.names.len);
+    }
+    const size_t all = p.n_arrays;
+    if (!st) p.n_arrays = keep_components(&p, which);
+    if (!st) st = trace_writer_new(&w, err);
+    if (!st) st = trace_writer_str(w, "description", what.data, err);
+    if (!st) st = trace_writer_add(w, a->name ? a->name : "", &p, err);
+    if (!st) st = trace_writer_finish(w, a->output, err);
+    if (!st) report(a, &p, clock_seconds() - start);
+    p.n_arrays = all;
+    trace_writer_free(w);
+    mutant_free(&p);
+    fault_list_free(&faults);
+    text_free(&text), text_free(&what);
     return st;
 }
 
@@ -130,8 +178,9 @@ int cmd_trace(int argc, char **argv) {
         if (!st) st = output_check(a.output, NULL, a.force, &err);
         if (!st && !(m = cli_open_model(&a.m, &err))) st = err.status;
         if (!st) st = output_check(a.output, m->gguf, a.force, &err);
-        if (!st && !(s = cli_open_session(&a.m, m, &err))) st = err.status;
-        if (!st) st = trace(&a, m, s, which, &err);
+        if (!st && a.fault) st = trace_faults(&a, m, which, &err);
+        if (!st && !a.fault && !(s = cli_open_session(&a.m, m, &err))) st = err.status;
+        if (!st && !a.fault) st = trace(&a, m, s, which, &err);
     }
     plumb_session_close(s);
     plumb_model_close(m);

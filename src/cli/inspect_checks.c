@@ -1,15 +1,14 @@
 // What is odd about a model file; see inspect_checks.h.
 #include "cli/inspect_checks.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/pool.h"
 #include "base/utf8.h"
 #include "cli/cli.h"
 #include "formats/mix.h"
+#include "verify/lint.h"
 
 typedef unsigned long long ull;
 
@@ -86,7 +85,7 @@ static void check_container(Inspection *in) {
 
 // --- metadata ------------------------------------------------------------------------------------
 
-static uint64_t weights_of(const Tensor *t) {
+static uint64_t n_weights(const Tensor *t) {
     return t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];  // the reader has checked the product
 }
 
@@ -96,7 +95,7 @@ static TensorType main_type(const Gguf *g) {
     TensorType best = TYPE_F32;
     for (size_t i = 0; i < gguf_n_tensors(g); i++) {
         const Tensor *t = gguf_tensor_at(g, i);
-        weights[t->type] += weights_of(t);
+        weights[t->type] += n_weights(t);
         if (weights[t->type] > weights[best]) best = t->type;
     }
     return best;
@@ -146,13 +145,8 @@ static void check_keys(Inspection *in) {
 // --- vocabulary ----------------------------------------------------------------------------------
 
 static void check_rows(Inspection *in) {
-    const GgufValue *tokens = gguf_find(in->g, "tokenizer.ggml.tokens");
-    const Tensor *rows = gguf_tensor(in->g, "token_embd.weight");
-    if (!tokens || !rows || tokens->type != GGUF_ARRAY || tokens->n == rows->dims[1]) return;
-    notice_say(
-        sink(in), "the vocabulary has %llu tokens, token_embd.weight %llu rows: %s", (ull)tokens->n,
-        (ull)rows->dims[1],
-        tokens->n > rows->dims[1] ? "the model cannot be run" : "the last rows have no text");
+    char text[LINT_TEXT];
+    if (lint_rows_text(in->g, text)) notice_say(sink(in), "%s", text);
 }
 
 static void check_duplicates(Inspection *in) {
@@ -194,74 +188,23 @@ static void check_vocabulary(Inspection *in) {
 
 // --- weights -------------------------------------------------------------------------------------
 
-typedef struct {
-    uint64_t bad, first_bad;  // NaN or infinite
-    bool nonzero;
-} Found;
-
-typedef struct {
-    const Tensor *t;
-    Found *found;  // one a thread
-} Scan;
-
-static void scan_part(void *arg, int ith, int nth) {
-    enum { STEP = 4096 };  // a multiple of every block's length
-    const Scan *s = arg;
-    const TypeInfo *info = type_info(s->t->type);
-    const uint64_t n = weights_of(s->t);
-    Found f = {0, UINT64_MAX, false};
-    float x[STEP];
-    long from, to;
-    pool_split((long)((n + STEP - 1) / STEP), 1, ith, nth, &from, &to);
-    for (long step = from; step < to; step++) {
-        const uint64_t first = (uint64_t)step * STEP;
-        const size_t count = n - first < STEP ? (size_t)(n - first) : STEP;
-        dequantize(s->t->type, s->t->data + first / info->block_len * info->block_bytes, x, count);
-        for (size_t i = 0; i < count; i++) {
-            f.nonzero |= x[i] != 0;
-            if (isfinite(x[i])) continue;
-            if (f.bad++ == 0) f.first_bad = first + i;
-        }
-    }
-    s->found[ith] = f;
-}
-
-static void check_tensor(Inspection *in, Pool *pool, const Tensor *t, Found *found) {
-    Scan scan = {t, found};
-    Found all = {0, UINT64_MAX, false};
-    pool_run(pool, scan_part, &scan);
-    for (int i = 0; i < pool_threads(pool); i++) {
-        if (found[i].bad && found[i].first_bad < all.first_bad) all.first_bad = found[i].first_bad;
-        all.bad += found[i].bad;
-        all.nonzero |= found[i].nonzero;
-    }
-    if (all.bad) {
-        notice_say(sink(in),
-                   "tensor %s: %llu of %llu weights are NaN or infinite, the first is in row %llu, "
-                   "column %llu",
-                   t->name, (ull)all.bad, (ull)weights_of(t), (ull)(all.first_bad / t->dims[0]),
-                   (ull)(all.first_bad % t->dims[0]));
-    }
-    const bool bias = strstr(t->name, ".bias") != NULL;
-    if (!all.nonzero && !bias) notice_say(sink(in), "tensor %s: every weight is zero", t->name);
-}
-
 static Status check_weights(Inspection *in, bool all_tensors, Error *err) {
     Pool *pool = NULL;
     const size_t n = gguf_n_tensors(in->g);
     if (n == 0) return OK;
     Status st = pool_create(all_tensors ? pool_default_threads() : 1, &pool, err);
     if (st) return st;
-    Found *found = calloc((size_t)pool_threads(pool), sizeof *found);
-    if (!found) st = error_memory(err, "the check of the weights", sizeof *found);
     for (size_t i = 0; i < n && !st; i++) {
         const Tensor *t = gguf_tensor_at(in->g, i);
+        LintScan scan;
+        char text[LINT_TEXT];
         if (all_tensors) cli_progress("checking the weights", (double)i, (double)n);
-        if (all_tensors || t->n_dims == 1) check_tensor(in, pool, t, found);
-        st = gguf_fault(in->g, err);
+        if (!all_tensors && t->n_dims != 1) continue;
+        st = lint_scan(pool, t, &scan, err);
+        if (!st && lint_scan_text(t, &scan, text)) notice_say(sink(in), "%s", text);
+        if (!st) st = gguf_fault(in->g, err);
     }
     cli_progress(NULL, 0, 0);
-    free(found);
     pool_free(pool);
     return st;
 }

@@ -13,10 +13,10 @@ static const struct {
     const char *name;
     Command command;
 } commands[] = {
-    {"run", cmd_run},           {"chat", cmd_chat},   {"inspect", cmd_inspect},
-    {"tokenize", cmd_tokenize}, {"bench", cmd_bench}, {"perplexity", cmd_perplexity},
-    {"quantize", cmd_quantize}, {"synth", cmd_synth}, {"backends", cmd_backends},
-    {"trace", cmd_trace},       {"help", cmd_help},
+    {"run", cmd_run},           {"chat", cmd_chat},     {"inspect", cmd_inspect},
+    {"tokenize", cmd_tokenize}, {"bench", cmd_bench},   {"perplexity", cmd_perplexity},
+    {"quantize", cmd_quantize}, {"synth", cmd_synth},   {"backends", cmd_backends},
+    {"trace", cmd_trace},       {"verify", cmd_verify}, {"help", cmd_help},
 };
 
 static int print_version(void) {

@@ -73,10 +73,10 @@ static Status project_add(Forward *f, int n, const Buffer *in, const Weight *w, 
     return OK;
 }
 
-// With a tap attention also writes its scores; they need room for n * n_heads x n_keys.
+// With a tap that wants them attention also writes its scores: n * n_heads x n_keys each.
 static Status attend(Forward *f, const Batch *batch, int layer, Error *err) {
     const HeadShape *h = &f->heads;
-    if (!f->tap.fn) {
+    if (!f->tap.fn || !f->tap.scores) {
         f->ops->attention(f->b, h, f->q, f->kv, layer, f->att, NULL, NULL, 0);
         return OK;
     }
@@ -194,7 +194,7 @@ Status forward_run(Forward *f, int n, const int32_t *token, const int32_t *pos, 
     st = run_all(f, &batch, n_out, out_row, logits, err);
     Status end = f->ops->end(f->b, st ? NULL : err);
     if (!st) st = end;
-    if (!st) st = gguf_fault(f->d->model->gguf, err);
+    if (!st && f->d->model->gguf) st = gguf_fault(f->d->model->gguf, err);
     return st;
 }
 

@@ -33,10 +33,12 @@ void device_model_close(DeviceModel *d);
 
 // A tap receives each component's output as float32, rows x width, valid during the call. Names as
 // in docs (embd, attn_norm, q, ...); layer is -1 outside the layers. kq and kq_soft_max have rows *
-// n_heads rows.
+// n_heads rows, a column a key: memory that grows with the square of the prompt, so they come only
+// where they are asked for.
 typedef struct {
     void (*fn)(void *user, const char *name, int layer, const float *x, size_t rows, size_t width);
     void *user;
+    bool scores;
 } Tap;
 
 typedef struct Forward Forward;

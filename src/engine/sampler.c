@@ -302,26 +302,57 @@ static int filter(Sampler *s) {
     return k;
 }
 
-Status sampler_next(Sampler *s, const float *logits, int32_t *token, Error *err) {
-    Candidate best = load_logits(s, logits);
-    if (best.logit == -INFINITY && s->p.n_logit_bias) {
+// The likeliest candidate; fails where there is none to choose.
+static Status choose_best(Sampler *s, const float *logits, Candidate *best, Error *err) {
+    *best = load_logits(s, logits);
+    if (best->logit == -INFINITY && s->p.n_logit_bias) {
         return error_set(err, ERR_FAILED, "no token is left that logit biases do not forbid");
     }
-    if (!isfinite(best.logit)) {
+    if (!isfinite(best->logit)) {
         return error_set(
             err, ERR_FAILED,
             "the model's logits are not numbers (best: %g); its file or the backend is damaged",
-            (double)best.logit);
+            (double)best->logit);
     }
+    return OK;
+}
+
+// The n candidates that may be drawn, at the front of `all`; *sum gets the sum of their weights.
+static int weigh(Sampler *s, double *sum) {
+    const int n = filter(s);
+    CHECK(n >= 1);
+    *sum = fill_weights(s, s->all, n, (double)s->p.temperature);
+    return n;
+}
+
+Status sampler_next(Sampler *s, const float *logits, int32_t *token, Error *err) {
+    Candidate best;
+    Status st = choose_best(s, logits, &best, err);
+    if (st) return st;
     *token = best.id;
     if (s->p.temperature <= 0) return OK;
-    int n = filter(s);
-    CHECK(n >= 1);
-    double sum = fill_weights(s, s->all, n, (double)s->p.temperature), at = draw(s) * sum;
+    double sum;
+    const int n = weigh(s, &sum);
+    double at = draw(s) * sum;
     int i = 0;
     while (i < n - 1 && at >= s->weight[i]) at -= s->weight[i++];
     while (s->weight[i] <= 0) i--;  // rounding went past the last that can come; the first can
     *token = s->all[i].id;
+    return OK;
+}
+
+Status sampler_probs(Sampler *s, const float *logits, float *p, Error *err) {
+    Candidate best;
+    Status st = choose_best(s, logits, &best, err);
+    if (st) return st;
+    memset(p, 0, (size_t)s->n_vocab * sizeof *p);
+    if (s->p.temperature <= 0) {
+        p[best.id] = 1;
+        return OK;
+    }
+    double sum;
+    const int n = weigh(s, &sum);
+    for (int i = 0; i < n; i++) p[s->all[i].id] = (float)(s->weight[i] / sum);
     return OK;
 }
 

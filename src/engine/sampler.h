@@ -23,6 +23,9 @@ void sampler_accept(Sampler *s, int32_t token);  // a token of the prompt or one
 // The next token. ERR_FAILED when no logit is a number, the best one is infinite, or all tokens are
 // forbidden. logits (n_vocab) are not changed.
 Status sampler_next(Sampler *s, const float *logits, int32_t *token, Error *err);
+// The probabilities (n_vocab) that sampler_next would draw from; at temperature 0 all is the
+// greedy choice's. Draws nothing. Errors as above.
+Status sampler_probs(Sampler *s, const float *logits, float *p, Error *err);
 
 // log softmax of logits at id, and the n likeliest ids with theirs, likeliest first (n <= n_vocab).
 float sampler_logprob(const float *logits, int n_vocab, int32_t id);

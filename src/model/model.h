@@ -68,7 +68,7 @@ typedef struct {
     bool tied;
     const Tensor *rope_freqs;  // n_rot / 2 divisors, or NULL
     LayerWeights *layers;      // n_layers
-    const Gguf *gguf;          // not owned
+    const Gguf *gguf;          // not owned; NULL where the weights come from elsewhere
     uint64_t weight_bytes;     // of all bound tensors
     uint64_t decode_bytes;     // that a decode step reads: all less the embedding, unless tied
     uint64_t n_params;

@@ -13,7 +13,7 @@
 //   x       = x + (silu(h Wg) * (h Wu)) Wd                   T x D
 //   logits  = rmsnorm(x) Wout                                T x vocabulary
 //
-// Sums are plain double sums in index order, whole in one thread, so threads change no bit.
+// Sums are double sums in one written order, whole in one thread, so threads change no bit.
 #include "oracle/oracle.h"
 
 #include <math.h>
@@ -117,6 +117,19 @@ void oracle_free(Oracle *o) {
     free(o);
 }
 
+const double *oracle_frequencies(const Oracle *o, double *magnitude) {
+    *magnitude = o->magnitude;
+    return o->frequency;
+}
+
+int oracle_threads(const Oracle *o) {
+    return pool_threads(o->pool);
+}
+
+void oracle_parallel(const Oracle *o, void (*fn)(void *arg, int i, int n), void *arg) {
+    pool_run(o->pool, fn, arg);
+}
+
 // --- components -------------------------------------------------------------------------------
 
 void oracle_embed(const Oracle *o, const int32_t *tokens, size_t n, double *y) {
@@ -152,62 +165,154 @@ void oracle_rmsnorm(const double *x, size_t rows, size_t width, const Tensor *we
     }
 }
 
+// What is uncertain of x: of each row the elements whose deviation is not 0, often few.
 typedef struct {
-    const Tensor *w;
-    const float *bias;  // outputs, or NULL
-    const double *x;    // rows x inputs
-    double *y;          // rows x outputs
-    size_t rows;
-    float *scratch;  // a row of weights for each thread
+    size_t *from;  // rows + 1: row r has the entries from[r] .. from[r + 1] - 1
+    uint32_t *at;
+    double *square;
+} Uncertain;
+
+typedef struct {
+    const OracleMatmul *m;
+    Uncertain uncertain;
+    float *scratch;     // for each thread: a row of weights as floats, then as doubles
+    size_t per_thread;  // floats
 } Matmul;
+
+typedef double Lanes __attribute__((vector_size(16), aligned(8)));
+typedef long long Bits __attribute__((vector_size(16), aligned(8)));
+enum { LANES = 2, SUMS = 4 };
+
+static inline Lanes load(const double *x) {
+    Lanes v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+static inline double sum_lanes(const Lanes *s) {
+    const Lanes a = (s[0] + s[1]) + (s[2] + s[3]);
+    return a[0] + a[1];
+}
+
+// sum w x and sum |w x|: eight partial sums each, added in one written order.
+static inline void dot(const double *w, const double *x, size_t n, bool want_abs, double *y,
+                       double *abs) {
+    Lanes sum[SUMS] = {{0}}, size[SUMS] = {{0}};
+    size_t i = 0;
+    for (; i + LANES * SUMS <= n; i += LANES * SUMS) {
+        for (size_t k = 0; k < SUMS; k++) {
+            const Lanes p = load(w + i + LANES * k) * load(x + i + LANES * k);
+            sum[k] += p;
+            if (want_abs) size[k] += (Lanes)((Bits)p & 0x7fffffffffffffff);
+        }
+    }
+    *y = sum_lanes(sum), *abs = sum_lanes(size);
+    for (; i < n; i++) {
+        *y += w[i] * x[i];
+        *abs += fabs(w[i] * x[i]);
+    }
+}
 
 // One thread's outputs. A row of weights is decoded once and meets every row of x.
 static void matmul_thread(void *arg, int thread, int n_threads) {
-    const Matmul *m = arg;
-    size_t inputs = m->w->dims[0], outputs = m->w->dims[1], row_bytes = piece_bytes(m->w, inputs);
-    float *w = m->scratch + (size_t)thread * inputs;
+    const Matmul *t = arg;
+    const OracleMatmul *m = t->m;
+    const size_t n = m->inputs;
+    float *narrow = t->scratch + (size_t)thread * t->per_thread;
+    double *w = (double *)(void *)(narrow + (n + 1) / 2 * 2);
     long from, to;
-    pool_split((long)outputs, 1, thread, n_threads, &from, &to);
+    pool_split((long)m->outputs, 1, thread, n_threads, &from, &to);
     for (size_t o = (size_t)from; o < (size_t)to; o++) {
-        dequantize(m->w->type, m->w->data + o * row_bytes, w, inputs);
-        double bias = m->bias ? m->bias[o] : 0;
-        // Four rows of x side by side: each sum keeps its order, none waits for another's addition.
-        size_t r = 0;
-        for (; r + 4 <= m->rows; r += 4) {
-            const double *x0 = m->x + r * inputs, *x1 = x0 + inputs, *x2 = x1 + inputs,
-                         *x3 = x2 + inputs;
-            double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-            for (size_t i = 0; i < inputs; i++) {
-                double wi = w[i];
-                s0 += wi * x0[i], s1 += wi * x1[i], s2 += wi * x2[i], s3 += wi * x3[i];
-            }
-            double *y = m->y + r * outputs + o;
-            y[0] = s0 + bias, y[outputs] = s1 + bias;
-            y[2 * outputs] = s2 + bias, y[3 * outputs] = s3 + bias;
+        m->row(m->user, o, narrow);
+        for (size_t i = 0; i < n; i++) w[i] = narrow[i];
+        if (m->norm) {
+            double square, unused;
+            dot(w, w, n, false, &square, &unused);
+            m->norm[o] = sqrt(square);
         }
-        for (; r < m->rows; r++) {
+        const double bias = m->bias ? m->bias[o] : 0;
+        for (size_t r = 0; r < m->rows; r++) {
+            const size_t at = r * m->outputs + o;
+            double y, abs;
+            if (m->abs) {
+                dot(w, m->x + r * n, n, true, &y, &abs);
+                m->abs[at] = abs + fabs(bias);
+            } else {
+                dot(w, m->x + r * n, n, false, &y, &abs);
+            }
+            m->y[at] = y + bias;
+            if (!m->variance) continue;
             double sum = 0;
-            for (size_t i = 0; i < inputs; i++) sum += w[i] * m->x[r * inputs + i];
-            m->y[r * outputs + o] = sum + bias;
+            for (size_t k = t->uncertain.from[r]; k < t->uncertain.from[r + 1]; k++) {
+                const double wi = w[t->uncertain.at[k]];
+                sum += wi * wi * t->uncertain.square[k];
+            }
+            m->variance[at] = sum;
         }
     }
 }
 
+static Status find_uncertain(const OracleMatmul *m, Uncertain *u, Error *err) {
+    const size_t n = m->rows * m->inputs;
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += m->x_sd[i] != 0;
+    u->from = malloc((m->rows + 1) * sizeof *u->from);
+    u->at = malloc((count + 1) * sizeof *u->at);
+    u->square = malloc((count + 1) * sizeof *u->square);
+    if (!u->from || !u->at || !u->square) {
+        return error_memory(err, "uncertain inputs", (count + 1) * sizeof *u->square);
+    }
+    count = 0;
+    for (size_t r = 0; r < m->rows; r++) {
+        u->from[r] = count;
+        for (size_t i = 0; i < m->inputs; i++) {
+            const double sd = m->x_sd[r * m->inputs + i];
+            if (sd != 0) u->at[count] = (uint32_t)i, u->square[count++] = sd * sd;
+        }
+    }
+    u->from[m->rows] = count;
+    return OK;
+}
+
+Status oracle_matmul_rows(const Oracle *o, const OracleMatmul *m, Error *err) {
+    Matmul t = {.m = m, .per_thread = (m->inputs + 1) / 2 * 2 * 3};
+    const size_t n_scratch = (size_t)pool_threads(o->pool) * t.per_thread;
+    Status st = OK;
+    t.scratch = malloc(n_scratch * sizeof *t.scratch);
+    if (!t.scratch) st = error_memory(err, "decoded weights", n_scratch * sizeof *t.scratch);
+    if (!st && m->variance) st = find_uncertain(m, &t.uncertain, err);
+    if (!st) pool_run(o->pool, matmul_thread, &t);
+    free(t.scratch);
+    free(t.uncertain.from), free(t.uncertain.at), free(t.uncertain.square);
+    return st;
+}
+
+void oracle_tensor_row(void *tensor, size_t output, float *w) {
+    const Tensor *t = tensor;
+    const size_t inputs = (size_t)t->dims[0];
+    dequantize(t->type, t->data + output * piece_bytes(t, inputs), w, inputs);
+}
+
 Status oracle_matmul(const Oracle *o, const Tensor *w, const Tensor *bias, const double *x,
                      size_t rows, double *y, Error *err) {
-    size_t inputs = w->dims[0], outputs = w->dims[1];
-    size_t n_scratch = (size_t)pool_threads(o->pool) * inputs + (bias ? outputs : 0);
-    float *scratch = malloc(n_scratch * sizeof *scratch);
-    if (!scratch) return error_memory(err, "decoded weights", n_scratch * sizeof *scratch);
-    Matmul m = {.w = w, .x = x, .y = y, .rows = rows, .scratch = scratch};
+    const size_t outputs = (size_t)w->dims[1];
+    float *b = NULL;
     if (bias) {
-        float *b = scratch + (size_t)pool_threads(o->pool) * inputs;
+        b = malloc(outputs * sizeof *b);
+        if (!b) return error_memory(err, bias->name, outputs * sizeof *b);
         dequantize(bias->type, bias->data, b, outputs);
-        m.bias = b;
     }
-    pool_run(o->pool, matmul_thread, &m);
-    free(scratch);
-    return OK;
+    const OracleMatmul m = {.row = oracle_tensor_row,
+                            .user = (void *)(uintptr_t)w,
+                            .inputs = (size_t)w->dims[0],
+                            .outputs = outputs,
+                            .bias = b,
+                            .x = x,
+                            .rows = rows,
+                            .y = y};
+    Status st = oracle_matmul_rows(o, &m, err);
+    free(b);
+    return st;
 }
 
 // Su et al. 2021: with t = p * frequency, the pair (a, b) at position p becomes

@@ -36,6 +36,31 @@ void oracle_rmsnorm(const double *x, size_t rows, size_t width, const Tensor *we
 // y = x W^T + bias (bias may be NULL)
 Status oracle_matmul(const Oracle *o, const Tensor *w, const Tensor *bias, const double *x,
                      size_t rows, double *y, Error *err);
+// The same with rows of weights from anywhere, and with what bounds need beside the sum.
+typedef void (*OracleRow)(void *user, size_t output, float *w);  // fills `inputs` weights
+typedef struct {
+    OracleRow row;  // called by several threads at once, each output once
+    void *user;
+    size_t inputs, outputs;
+    const float *bias;   // outputs, or NULL
+    const double *x;     // rows x inputs
+    const double *x_sd;  // rows x inputs: standard deviations of x, or NULL
+    size_t rows;
+    double *y;         // rows x outputs: sum w x + bias
+    double *abs;       // rows x outputs: sum |w x|, or NULL
+    double *norm;      // outputs: the root of sum w^2, or NULL
+    double *variance;  // rows x outputs: sum w^2 x_sd^2; NULL where x_sd is
+} OracleMatmul;
+// The OracleRow of a matrix: user is its Tensor.
+void oracle_tensor_row(void *tensor, size_t output, float *w);
+Status oracle_matmul_rows(const Oracle *o, const OracleMatmul *m, Error *err);
+// Radians that each of the n_rot / 2 pairs turns a position; what rotated elements are multiplied
+// by.
+const double *oracle_frequencies(const Oracle *o, double *magnitude);
+int oracle_threads(const Oracle *o);
+// fn(arg, i, n) on each of the oracle's threads.
+void oracle_parallel(const Oracle *o, void (*fn)(void *arg, int i, int n), void *arg);
+
 // Rotates n_heads heads of head_dim in each of `rows` rows, row i at position pos[i].
 void oracle_rope(const Oracle *o, const double *x, size_t rows, int n_heads, const int32_t *pos,
                  double *y);

@@ -6,6 +6,7 @@
 
 #include "base/arena.h"
 #include "base/sha256.h"
+#include "verify/site.h"
 
 typedef struct {
     const Model *m;
@@ -18,33 +19,18 @@ typedef struct {
 } Capture;
 
 static size_t width_of(const Hparams *h, Component c, size_t n) {
-    switch (c) {
-        case COMP_Q:
-        case COMP_Q_NORM:
-        case COMP_Q_ROPE:
-        case COMP_ATTN: return (size_t)h->n_heads * (size_t)h->head_dim;
-        case COMP_K:
-        case COMP_V:
-        case COMP_K_NORM:
-        case COMP_K_ROPE: return (size_t)h->n_kv_heads * (size_t)h->head_dim;
-        case COMP_KQ:
-        case COMP_KQ_SOFT_MAX: return n;
-        case COMP_FFN_GATE:
-        case COMP_FFN_UP:
-        case COMP_FFN_ACT: return (size_t)h->ffn_dim;
-        case COMP_LOGITS: return (size_t)h->n_vocab;
-        default: return (size_t)h->dim;
-    }
+    return component_is_scores(c) ? n : component_width(h, c, n);
 }
 
 static size_t rows_of(const Hparams *h, Component c, size_t n) {
+    if (c == COMP_PROBS) return 1;
     return component_is_scores(c) ? n * (size_t)h->n_heads : n;
 }
 
 uint64_t capture_bytes(const Model *m, ComponentSet which, size_t n) {
     uint64_t bytes = 0;
     for (int c = 0; c < N_COMPONENTS; c++) {
-        if (!(which >> c & 1)) continue;
+        if (!(which >> c & 1) || c == COMP_TOKEN) continue;
         if (c == COMP_Q_NORM && !m->layers[0].q_norm) continue;
         if (c == COMP_K_NORM && !m->layers[0].k_norm) continue;
         const uint64_t layers = component_in_layer((Component)c) ? (uint64_t)m->h.n_layers : 1;
@@ -62,6 +48,10 @@ static Status take_slot(Capture *c, TraceArray *slot, ComponentRef ref) {
     return OK;
 }
 
+static TraceArray *slot_of(Capture *c, ComponentRef ref) {
+    return &c->slots[(size_t)(ref.layer + 1) * N_COMPONENTS + ref.c];
+}
+
 // Appends the rows of one batch. Scores of an early batch know fewer keys: the rest stay 0.
 static void on_tap(void *user, const char *name, int layer, const float *x, size_t rows,
                    size_t width) {
@@ -69,7 +59,7 @@ static void on_tap(void *user, const char *name, int layer, const float *x, size
     ComponentRef ref = {.layer = layer};
     CHECK(component_by_name(name, &ref.c));
     if (c->status || !(c->which >> ref.c & 1)) return;
-    TraceArray *slot = &c->slots[(size_t)(layer + 1) * N_COMPONENTS + ref.c];
+    TraceArray *slot = slot_of(c, ref);
     if (!slot->x && (c->status = take_slot(c, slot, ref))) return;
     CHECK(width <= slot->width && slot->rows + rows <= rows_of(&c->m->h, ref.c, c->n));
     float *to = (float *)(uintptr_t)slot->x + slot->rows * slot->width;
@@ -91,6 +81,46 @@ static void on_logits(void *user, size_t index, const float *logits) {
     for (int32_t i = 1; i < c->n_vocab; i++) {
         if (logits[i] > logits[c->best]) c->best = i;
     }
+}
+
+// The keys and values of all positions as the cache holds them now.
+static Status read_cache(Capture *c, const DeviceModel *d, Kv *kv) {
+    const size_t width = width_of(&c->m->h, COMP_K_CACHE, c->n);
+    const bool both[2] = {c->which >> COMP_K_CACHE & 1, c->which >> COMP_V_CACHE & 1};
+    if (!both[0] && !both[1]) return OK;
+    float *scratch = malloc(width * sizeof *scratch);  // for the half that nobody asked for
+    if (!scratch) return error_memory(c->err, "a cache's row", width * sizeof *scratch);
+    Status st = OK;
+    for (int layer = 0; !st && layer < c->m->h.n_layers; layer++) {
+        float *to[2] = {NULL, NULL};
+        for (int i = 0; !st && i < 2; i++) {
+            const ComponentRef ref = {i ? COMP_V_CACHE : COMP_K_CACHE, layer};
+            TraceArray *slot = slot_of(c, ref);
+            if (!both[i]) continue;
+            st = take_slot(c, slot, ref);
+            slot->rows = c->n;
+            to[i] = (float *)(uintptr_t)slot->x;
+        }
+        for (size_t pos = 0; !st && pos < c->n; pos++) {
+            st = d->ops->kv_read(d->backend, kv, layer, 0, (int)pos,
+                                 to[0] ? to[0] + pos * width : scratch,
+                                 to[1] ? to[1] + pos * width : scratch, c->err);
+        }
+    }
+    free(scratch);
+    return st;
+}
+
+// What a greedy sampler draws from.
+static Status write_probs(Capture *c, int32_t chosen) {
+    const ComponentRef ref = {COMP_PROBS, -1};
+    TraceArray *slot = slot_of(c, ref);
+    if (!(c->which >> COMP_PROBS & 1)) return OK;
+    Status st = take_slot(c, slot, ref);
+    if (st) return st;
+    slot->rows = 1, slot->first_row = c->n - 1;
+    ((float *)(uintptr_t)slot->x)[chosen] = 1;
+    return OK;
 }
 
 void capture_free(TracePrompt *p) {
@@ -116,9 +146,12 @@ static Status check_memory(const Capture *c) {
                      c->n, (double)need / 0x1p20, (double)have / 0x1p20);
 }
 
-Status capture_prompt(Session *s, const Model *m, const int32_t *tokens, size_t n,
+Status capture_prompt(Session *s, const DeviceModel *d, const int32_t *tokens, size_t n,
                       ComponentSet which, TracePrompt *out, Error *err) {
+    static const TraceSampling greedy = {
+        .given = true, .top_p = 1, .repeat_penalty = 1, .repeat_last_n = -1};
     Error own;
+    const Model *m = d->model;
     Capture c = {.m = m, .n = n, .which = which, .err = err ? err : &own};
     *out = (TracePrompt){.name = "", .chosen = -1};
     if (n == 0) return error_set(err, ERR_USAGE, "there is no token to trace");
@@ -138,16 +171,19 @@ Status capture_prompt(Session *s, const Model *m, const int32_t *tokens, size_t 
     Choice choice = {.n_vocab = m->h.n_vocab, .best = -1};
     const EvalOptions o = {.n_logits = head ? n : 1, .on_logits = on_logits, .user = &choice};
     session_rewind(s, 0, 0);
-    forward_set_tap(session_forward(s), (Tap){on_tap, &c});
+    const bool scores = which & CAPTURE_SCORES;
+    forward_set_tap(session_forward(s), (Tap){on_tap, &c, scores});
     st = session_eval(s, 0, tokens, n, &o, NULL, c.err);
     forward_set_tap(session_forward(s), (Tap){0});
     if (c.status) st = c.status;
+    if (!st) st = read_cache(&c, d, forward_kv(session_forward(s)));
+    if (!st) st = write_probs(&c, choice.best);
 
     for (size_t i = 0; i < n_slots; i++) {
         if (c.slots[i].x) c.slots[out->n_arrays++] = c.slots[i];
     }
     qsort(c.slots, out->n_arrays, sizeof *c.slots, array_order);
-    out->chosen = choice.best;
+    out->chosen = choice.best, out->sampling = greedy;
     if (st) capture_free(out);
     return st;
 }
@@ -180,38 +216,46 @@ static Status describe_activation(TraceWriter *w, const DeviceModel *d, Error *e
     return st;
 }
 
-static Status describe_model(TraceWriter *w, const Model *m, Error *err) {
+const char *capture_model_key(const Model *m, int i, char value[64]) {
     const Hparams *h = &m->h;
+    static const char *const scaling[] = {"none", "linear", "yarn"};
     const struct {
         const char *key;
-        double value;
-    } numbers[] = {{"n_layers", h->n_layers},
-                   {"dim", h->dim},
-                   {"ffn_dim", h->ffn_dim},
-                   {"n_vocab", h->n_vocab},
-                   {"n_heads", h->n_heads},
-                   {"n_kv_heads", h->n_kv_heads},
-                   {"head_dim", h->head_dim},
-                   {"n_ctx_train", h->n_ctx_train},
-                   {"rms_eps", (double)h->rms_eps},
-                   {"n_rot", h->n_rot},
-                   {"rope_base", (double)h->rope_base},
-                   {"rope_factor", (double)h->rope_factor}};
-    static const char *const scaling[] = {"none", "linear", "yarn"};
-    char key[64], text[64];
-    Status st = trace_writer_str(w, "model.architecture", arch_name(h->arch), err);
-    for (size_t i = 0; !st && i < sizeof numbers / sizeof *numbers; i++) {
-        snprintf(key, sizeof key, "model.%s", numbers[i].key);
-        snprintf(text, sizeof text, "%.9g", numbers[i].value);
-        st = trace_writer_str(w, key, text, err);
+        double number;
+        const char *word;  // instead of the number
+    } keys[] = {{"model.architecture", 0, arch_name(h->arch)},
+                {"model.n_layers", h->n_layers, NULL},
+                {"model.dim", h->dim, NULL},
+                {"model.ffn_dim", h->ffn_dim, NULL},
+                {"model.n_vocab", h->n_vocab, NULL},
+                {"model.n_heads", h->n_heads, NULL},
+                {"model.n_kv_heads", h->n_kv_heads, NULL},
+                {"model.head_dim", h->head_dim, NULL},
+                {"model.n_ctx_train", h->n_ctx_train, NULL},
+                {"model.rms_eps", (double)h->rms_eps, NULL},
+                {"model.n_rot", h->n_rot, NULL},
+                {"model.rope_base", (double)h->rope_base, NULL},
+                {"model.rope_factor", (double)h->rope_factor, NULL},
+                {"model.rope_pairing", 0, h->rope_pairing == ROPE_NORM ? "norm" : "neox"},
+                {"model.rope_scaling", 0, scaling[h->rope_scaling]},
+                {"model.rope_freqs", 0, m->rope_freqs ? "yes" : "no"},
+                {"model.tied_output", 0, m->tied ? "yes" : "no"}};
+    if (i < 0 || i >= (int)(sizeof keys / sizeof *keys)) return NULL;
+    if (keys[i].word)
+        snprintf(value, 64, "%s", keys[i].word);
+    else
+        snprintf(value, 64, "%.9g", keys[i].number);
+    return keys[i].key;
+}
+
+static Status describe_model(TraceWriter *w, const Model *m, Error *err) {
+    char value[64];
+    const char *key;
+    Status st = OK;
+    for (int i = 0; !st && (key = capture_model_key(m, i, value)); i++) {
+        st = trace_writer_str(w, key, value, err);
     }
-    if (!st) {
-        st = trace_writer_str(w, "model.rope_pairing",
-                              h->rope_pairing == ROPE_NORM ? "norm" : "neox", err);
-    }
-    if (!st) st = trace_writer_str(w, "model.rope_scaling", scaling[h->rope_scaling], err);
-    if (!st) st = trace_writer_str(w, "model.rope_freqs", m->rope_freqs ? "yes" : "no", err);
-    return st ? st : trace_writer_str(w, "model.tied_output", m->tied ? "yes" : "no", err);
+    return st;
 }
 
 Status capture_describe(TraceWriter *w, const DeviceModel *d, TensorType type_k, TensorType type_v,

@@ -16,6 +16,8 @@ static const char *const names[N_COMPONENTS] = {
     [COMP_K_NORM] = "k_norm",
     [COMP_Q_ROPE] = "q_rope",
     [COMP_K_ROPE] = "k_rope",
+    [COMP_K_CACHE] = "k_cache",
+    [COMP_V_CACHE] = "v_cache",
     [COMP_KQ] = "kq",
     [COMP_ATTN] = "attn",
     [COMP_KQ_SOFT_MAX] = "kq_soft_max",
@@ -29,6 +31,8 @@ static const char *const names[N_COMPONENTS] = {
     [COMP_L_OUT] = "l_out",
     [COMP_NORM] = "norm",
     [COMP_LOGITS] = "logits",
+    [COMP_PROBS] = "probs",
+    [COMP_TOKEN] = "token",
 };
 
 typedef struct {
@@ -115,7 +119,7 @@ bool component_by_name(const char *name, Component *out) {
 }
 
 bool component_in_layer(Component c) {
-    return c != COMP_EMBD && c != COMP_NORM && c != COMP_LOGITS;
+    return c != COMP_EMBD && c < COMP_NORM;
 }
 
 const char *component_text(ComponentRef ref, char out[COMPONENT_TEXT]) {

@@ -19,6 +19,8 @@ typedef enum {  // in the order of the pass
     COMP_K_NORM,
     COMP_Q_ROPE,
     COMP_K_ROPE,
+    COMP_K_CACHE,  // what the cache gives back for each token, after the prompt
+    COMP_V_CACHE,
     COMP_KQ,           // scaled scores, a row for each token and head (token-major), masked ones 0
     COMP_KQ_SOFT_MAX,  // the same shape
     COMP_ATTN,         // heads joined
@@ -32,6 +34,8 @@ typedef enum {  // in the order of the pass
     COMP_L_OUT,  // after the second residual
     COMP_NORM,
     COMP_LOGITS,
+    COMP_PROBS,  // what the sampler draws the next token from: one row of n_vocab
+    COMP_TOKEN,  // the token that was chosen; no array (TracePrompt.chosen)
     N_COMPONENTS
 } Component;
 
@@ -39,7 +43,7 @@ enum { COMPONENT_MAX_LAYER = 65535, COMPONENT_TEXT = 32 };
 
 typedef struct {
     Component c;
-    int layer;  // -1 for embd, norm and logits
+    int layer;  // -1 for embd, norm, logits, probs and token
 } ComponentRef;
 
 // "q", "ffn_up", ...: without layer or prompt.

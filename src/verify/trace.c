@@ -23,6 +23,12 @@ typedef struct {
     ComponentName name;
 } Entry;
 
+// What a prompt's keys say of what follows.
+typedef struct {
+    size_t first_row;       // SIZE_MAX: not said
+    bool foreign_sampling;  // its token and probabilities cannot be judged
+} Said;
+
 typedef struct {
     Trace *t;
     TraceSource *s;
@@ -30,7 +36,7 @@ typedef struct {
     Notice notice;
     Entry *entries;
     size_t n_entries;
-    size_t *first_row;  // of each prompt; SIZE_MAX: not said
+    Said *said;  // of each prompt
     const char *ignored;
     bool once_told, transformers_names;
     Error *err;
@@ -96,11 +102,11 @@ static Status find_prompts(Reader *r) {
                          t->path);
     }
     t->prompts = arena_alloc(&r->s->arena, n, sizeof *t->prompts);
-    r->first_row = arena_alloc(&r->s->arena, n, sizeof *r->first_row);
-    if (!t->prompts || !r->first_row) return error_memory(r->err, t->path, n);
+    r->said = arena_alloc(&r->s->arena, n, sizeof *r->said);
+    if (!t->prompts || !r->said) return error_memory(r->err, t->path, n);
     for (size_t i = 0; i < r->s->n_arrays; i++) {
         if (tokens_prefix(r->s->arrays[i].name) < 0) continue;
-        r->first_row[t->n_prompts] = SIZE_MAX;
+        r->said[t->n_prompts].first_row = SIZE_MAX;
         Status st = read_tokens(r, &r->s->arrays[i], &t->prompts[t->n_prompts++]);
         if (st) return st;
     }
@@ -166,26 +172,54 @@ static bool read_number(const char *text, long long most, long long *out) {
     return !*end && *out <= most;
 }
 
-// "PROMPT.first_row", "chosen"
+static Status bad_key(const Reader *r, const char *key, const char *text, size_t len,
+                      const char *expected) {
+    char shown[64];
+    return error_set(r->err, ERR_FILE, "%s: key trace.%s is \"%s\", expected %s", r->t->path, key,
+                     printable(text, len, shown, sizeof shown), expected);
+}
+
+static Status read_sampling(Reader *r, const TraceText *x, size_t prompt) {
+    const char *word = "";
+    size_t len = 0;
+    TraceSampling *s = &r->t->prompts[prompt].sampling;
+    const SamplingKind kind = trace_sampling_read(x->text, s, &word, &len);
+    if (kind == SAMPLING_READ) return OK;
+    *s = (TraceSampling){0};
+    if (kind == SAMPLING_BAD) {
+        return bad_key(r, x->key, word, len, "KEY=NUMBER within its range, as \"top_p=0.95\"");
+    }
+    char shown[64];
+    r->said[prompt].foreign_sampling = true;
+    notice_say(r->notice, "%s: trace.%s has \"%s\", which is not known here: no token is judged",
+               r->t->path, x->key, printable(word, len, shown, sizeof shown));
+    return OK;
+}
+
+// "PROMPT.first_row", "chosen", ...
 static Status read_prompt_text(Reader *r, const TraceText *x) {
+    enum { FIRST_ROW, CHOSEN, SAMPLING, TEXT, N };
+    static const char *const names[N] = {"first_row", "chosen", "sampling", "text"};
     const char *dot = strrchr(x->key, '.');
-    const char *what = dot ? dot + 1 : x->key;
-    const bool first_row = strcmp(what, "first_row") == 0;
-    if (!first_row && strcmp(what, "chosen") != 0) return OK;
-    const size_t i = find_prompt(r->t, x->key, dot ? (size_t)(dot - x->key) : 0);
+    const char *name = dot ? dot + 1 : x->key;
+    int what = 0;
+    while (what < N && strcmp(name, names[what]) != 0) what++;
+    if (what == N) return OK;
+    size_t i = find_prompt(r->t, x->key, dot ? (size_t)(dot - x->key) : 0);
+    if (i == r->t->n_prompts && !dot && i == 1) i = 0;  // the only one
     if (i == r->t->n_prompts) return OK;
     TracePrompt *p = &r->t->prompts[i];
+    if (what == TEXT) p->text = x->text;
+    if (what == SAMPLING) return read_sampling(r, x, i);
+    if (what >= SAMPLING || (what == CHOSEN && strcmp(x->text, "-1") == 0)) return OK;
+    const bool row = what == FIRST_ROW;
     long long v;
-    if (!first_row && strcmp(x->text, "-1") == 0) return OK;
-    if (!read_number(x->text, first_row ? (long long)p->n_tokens - 1 : INT32_MAX, &v)) {
-        char shown[64];
-        return error_set(r->err, ERR_FILE, "%s: key trace.%s is \"%s\", expected a whole number%s",
-                         r->t->path, x->key,
-                         printable(x->text, strlen(x->text), shown, sizeof shown),
-                         first_row ? " below that of the tokens" : "");
+    if (!read_number(x->text, row ? (long long)p->n_tokens - 1 : INT32_MAX, &v)) {
+        return bad_key(r, x->key, x->text, strlen(x->text),
+                       row ? "a whole number below that of the tokens" : "a whole number");
     }
-    if (first_row)
-        r->first_row[i] = (size_t)v;
+    if (row)
+        r->said[i].first_row = (size_t)v;
     else
         p->chosen = (int32_t)v;
     return OK;
@@ -215,10 +249,25 @@ static Status read_texts(Reader *r) {
         Status st = read_prompt_text(r, x);
         if (st) return st;
     }
+    for (size_t i = 0; i < t->n_prompts; i++) {
+        if (r->said[i].foreign_sampling) t->prompts[i].chosen = -1;
+    }
     return OK;
 }
 
+const char *trace_says(const Trace *t, const char *key) {
+    for (size_t i = 0; i < t->owned->n_texts; i++) {
+        if (strcmp(t->owned->texts[i].key, key) == 0) return t->owned->texts[i].text;
+    }
+    return NULL;
+}
+
 // --- which array is what ----------------------------------------------------------------------
+
+// The chosen token is a key, no array.
+static bool parse_name(const char *text, size_t len, ComponentName *out) {
+    return component_parse(text, len, out) && out->ref.c != COMP_TOKEN;
+}
 
 // "PROMPT.COMPONENT" with a prompt that is there. A name that is a component as it stands belongs
 // to the prompt without a name, or to the only one.
@@ -226,7 +275,7 @@ static Status place(Reader *r, const NdArray *a, Entry *e, bool *found) {
     const Trace *t = r->t;
     const char *name = a->name;
     const size_t len = strlen(name);
-    *found = component_parse(name, len, &e->name);
+    *found = parse_name(name, len, &e->name);
     if (*found) {
         e->prompt = find_prompt(t, "", 0);
         if (e->prompt == t->n_prompts && t->n_prompts == 1) e->prompt = 0;
@@ -237,7 +286,7 @@ static Status place(Reader *r, const NdArray *a, Entry *e, bool *found) {
     bool stray = false;  // a component of a prompt that is not there
     for (const char *dot = strchr(name, '.'); dot; dot = strchr(dot + 1, '.')) {
         const size_t at = (size_t)(dot - name);
-        if (!component_parse(dot + 1, len - at - 1, &e->name)) continue;
+        if (!parse_name(dot + 1, len - at - 1, &e->name)) continue;
         e->prompt = find_prompt(t, name, at);
         *found = e->prompt < t->n_prompts;
         if (*found) return OK;
@@ -259,6 +308,17 @@ static int entry_order(const void *a, const void *b) {
     return strcmp(x->array->name, y->array->name);
 }
 
+// Probabilities can be judged only where it is said how they came about.
+static bool takes_probs(const Reader *r, const Entry *e) {
+    if (e->name.ref.c != COMP_PROBS || r->t->prompts[e->prompt].sampling.given) return true;
+    if (!r->said[e->prompt].foreign_sampling) {
+        notice_say(r->notice,
+                   "%s: probs are left aside: no key \"sampling\" says how they came about",
+                   r->t->path);
+    }
+    return false;
+}
+
 static Status find_entries(Reader *r) {
     const size_t n = r->s->n_arrays;
     r->entries = malloc((n + 1) * sizeof *r->entries);
@@ -271,6 +331,7 @@ static Status find_entries(Reader *r) {
         *e = (Entry){.array = a};
         Status st = place(r, a, e, &found);
         if (st) return st;
+        found = found && takes_probs(r, e);
         if (!found) {
             if (r->t->n_ignored++ == 0) r->ignored = a->name;
             continue;
@@ -357,7 +418,8 @@ static Status find_shape(const Reader *r, const Entry *e, size_t most, TraceArra
 }
 
 // heads x tokens x cells, with as many cells as the cache was padded to -> tokens x heads x tokens,
-// scaled, masked entries 0.
+// scaled. Masked keys stay: their scores are products like others there, and weights on them are a
+// fault.
 static Status convert_scores(const Reader *r, const Entry *e, TraceArray *out, float **values) {
     const NdArray *a = e->array;
     const TraceShape *h = &r->shape;
@@ -375,11 +437,10 @@ static Status convert_scores(const Reader *r, const Entry *e, TraceArray *out, f
     float *x = arena_alloc(&r->s->arena, rows * heads * n_tokens, sizeof *x);
     if (!x) return error_memory(r->err, a->name, rows * heads * n_tokens * sizeof *x);
     for (size_t t = 0; t < rows; t++) {
-        const size_t keys = n_tokens - rows + t + 1;  // the rest stay 0: masked
         for (size_t head = 0; head < heads; head++) {
             float *to = x + (t * heads + head) * n_tokens;
-            nd_read_f32(a, (head * rows + t) * cells, keys, to);
-            for (size_t i = 0; i < keys; i++) to[i] *= scale;
+            nd_read_f32(a, (head * rows + t) * cells, n_tokens, to);
+            for (size_t i = 0; i < n_tokens; i++) to[i] *= scale;
         }
     }
     out->rows = rows * heads, out->width = n_tokens;
@@ -410,7 +471,7 @@ static Status interleave(const Reader *r, const Entry *e, const TraceArray *a, f
 
 static bool is_paired(Component c) {
     return c == COMP_Q || c == COMP_K || c == COMP_Q_NORM || c == COMP_K_NORM || c == COMP_Q_ROPE ||
-           c == COMP_K_ROPE;
+           c == COMP_K_ROPE || c == COMP_K_CACHE;
 }
 
 static Status read_values(const Reader *r, const Entry *e, TraceArray *out) {
@@ -438,8 +499,12 @@ static Status read_values(const Reader *r, const Entry *e, TraceArray *out) {
 }
 
 static Status check_rows(const Reader *r, const Entry *e, TraceArray *a) {
+    if (e->name.ref.c == COMP_PROBS) {  // what the next token is drawn from: of the last row
+        a->x += (a->rows - 1) * a->width;
+        a->rows = 1;
+    }
     const TracePrompt *p = &r->t->prompts[e->prompt];
-    size_t per_token = 1, first = r->first_row[e->prompt];
+    size_t per_token = 1, first = r->said[e->prompt].first_row;
     if (component_is_scores(e->name.ref.c)) {
         // Without the model's shape the rows must tell: of all tokens, or of one.
         per_token = r->shape.n_heads > 0         ? (size_t)r->shape.n_heads
@@ -466,7 +531,7 @@ static Status read_arrays(Reader *r) {
     for (size_t i = 0; i < r->n_entries; i++) {
         const Entry *e = &r->entries[i];
         TracePrompt *p = &r->t->prompts[e->prompt];
-        const size_t first = r->first_row[e->prompt] == SIZE_MAX ? 0 : r->first_row[e->prompt];
+        const size_t said = r->said[e->prompt].first_row, first = said == SIZE_MAX ? 0 : said;
         if (!p->arrays) p->arrays = &all[i];
         p->n_arrays++;
         all[i] = (TraceArray){.ref = e->name.ref, .source = e->array->name};

@@ -49,6 +49,7 @@ static Status add_tokens(TraceSource *s, const GgufValue *v, const char *key, Er
     return OK;
 }
 
+// Numbers become text. A text with a NUL in it is no text of ours: cut there it would lie.
 static Status add_text(TraceSource *s, const GgufValue *v, const char *key, Error *err) {
     char number[32];
     const char *text = number;
@@ -56,8 +57,14 @@ static Status add_text(TraceSource *s, const GgufValue *v, const char *key, Erro
     NdType unused;
     if (v->type == GGUF_STR) {
         text = v->strs->ptr, len = (size_t)v->strs->len;
+        if (memchr(text, 0, len)) return OK;
     } else if (int_type(v->type, &unused)) {
         len = (size_t)snprintf(number, sizeof number, "%" PRId64, gguf_elem_i64(v, 0));
+    } else if (v->type == GGUF_F32 || v->type == GGUF_F64) {
+        len = (size_t)snprintf(number, sizeof number, "%.*g", v->type == GGUF_F32 ? 9 : 17,
+                               gguf_elem_f64(v, 0));
+    } else if (v->type == GGUF_BOOL) {
+        len = (size_t)snprintf(number, sizeof number, "%s", gguf_elem_i64(v, 0) ? "yes" : "no");
     } else {
         return OK;
     }

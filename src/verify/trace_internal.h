@@ -1,7 +1,8 @@
 // What the files of the trace reader share: a file of any form as named arrays and texts.
 //
 // trace_gguf.c and trace_files.c turn a file into a TraceSource, trace.c finds prompts and
-// components in it. Nobody else includes this header.
+// components in it; trace_sampling.c is one key's text, for reader and writer. Nobody else includes
+// this header.
 #ifndef PLUMB_VERIFY_TRACE_INTERNAL_H
 #define PLUMB_VERIFY_TRACE_INTERNAL_H
 
@@ -33,5 +34,13 @@ void trace_source_free(TraceSource *s);
 
 // The key without "trace." before it.
 const char *trace_key(const char *key);
+
+// Reads trace.PROMPT.sampling. SAMPLING_FOREIGN: it names a step that is not known here.
+typedef enum { SAMPLING_READ, SAMPLING_FOREIGN, SAMPLING_BAD } SamplingKind;
+// *word gets the part that is bad or foreign, *len its length.
+SamplingKind trace_sampling_read(const char *text, TraceSampling *out, const char **word,
+                                 size_t *len);
+enum { TRACE_SAMPLING_TEXT = 384 };
+void trace_sampling_text(const TraceSampling *s, char out[TRACE_SAMPLING_TEXT]);
 
 #endif

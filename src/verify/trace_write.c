@@ -3,9 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/arena.h"
 #include "formats/gguf_write.h"
-#include "verify/trace.h"
+#include "verify/trace_internal.h"
 
 typedef struct {
     ComponentRef ref;
@@ -20,6 +19,8 @@ typedef struct {
     const int32_t *tokens;
     size_t n_tokens, first_row;
     int32_t chosen;
+    TraceSampling sampling;
+    const char *text;  // NULL: not said
 } Prompt;
 
 typedef struct {
@@ -102,7 +103,8 @@ Status trace_writer_prompt(TraceWriter *w, const char *name, const int32_t *toke
     const char *own = arena_text(&w->arena, name, strlen(name));
     if (!prompts || !ids || !own) return error_memory(err, "a trace", n * sizeof *ids);
     memcpy(ids, tokens, n * sizeof *ids);
-    w->prompts[w->n_prompts++] = (Prompt){own, ids, n, first_row, -1};
+    w->prompts[w->n_prompts++] =
+        (Prompt){.name = own, .tokens = ids, .n_tokens = n, .first_row = first_row, .chosen = -1};
     return OK;
 }
 
@@ -133,6 +135,21 @@ Status trace_writer_chosen(TraceWriter *w, int32_t token, Error *err) {
     return OK;
 }
 
+Status trace_writer_sampling(TraceWriter *w, const TraceSampling *s, Error *err) {
+    (void)err;
+    CHECK(w->n_prompts > 0);
+    w->prompts[w->n_prompts - 1].sampling = *s;
+    return OK;
+}
+
+Status trace_writer_text(TraceWriter *w, const char *text, Error *err) {
+    CHECK(w->n_prompts > 0);
+    const char *own = arena_text(&w->arena, text, strlen(text));
+    if (!own) return error_memory(err, "a trace", strlen(text));
+    w->prompts[w->n_prompts - 1].text = own;
+    return OK;
+}
+
 Status trace_writer_add(TraceWriter *w, const char *name, const TracePrompt *p, Error *err) {
     // Each array knows its own first row and readers infer it from the rows: 0 bounds them all.
     Status st = trace_writer_prompt(w, name, p->tokens, p->n_tokens, 0, err);
@@ -140,6 +157,8 @@ Status trace_writer_add(TraceWriter *w, const char *name, const TracePrompt *p, 
         const TraceArray *a = &p->arrays[i];
         st = add(w, a->ref, a->x, NULL, a->rows, a->width, err);
     }
+    if (!st && p->text) st = trace_writer_text(w, p->text, err);
+    if (!st) st = trace_writer_sampling(w, &p->sampling, err);
     return st ? st : trace_writer_chosen(w, p->chosen, err);
 }
 
@@ -164,6 +183,11 @@ static void put_header(const TraceWriter *w, GgufWriter *g) {
         gguf_put_array(g, prompt_key(p, "tokens", key), GGUF_I32, p->n_tokens, p->tokens);
         if (p->first_row) gguf_put_u32(g, prompt_key(p, "first_row", key), (uint32_t)p->first_row);
         if (p->chosen >= 0) gguf_put_u32(g, prompt_key(p, "chosen", key), (uint32_t)p->chosen);
+        if (p->text) gguf_put_str(g, prompt_key(p, "text", key), p->text);
+        if (!p->sampling.given) continue;
+        char sampling[TRACE_SAMPLING_TEXT];
+        trace_sampling_text(&p->sampling, sampling);
+        gguf_put_str(g, prompt_key(p, "sampling", key), sampling);
     }
     for (size_t i = 0; i < w->n_arrays; i++) {
         const Pending *a = &w->arrays[i];

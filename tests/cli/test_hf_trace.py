@@ -1,5 +1,5 @@
-"""tools/hf_trace.py against stand-ins for torch and transformers: which modules it hooks, what it
-writes. Reading its files is tests/unit/test_trace.c's."""
+"""tools/hf_trace.py against stand-ins for torch, transformers and safetensors: which modules it hooks,
+what it gives to be written. Reading such files is tests/unit/test_trace.c's."""
 import contextlib
 import io
 import types
@@ -11,15 +11,17 @@ SCRIPT = os.path.join(ROOT, "tools", "hf_trace.py")
 
 class Tensor:
     def __init__(self, shape, values):
-        self.shape, self.values = shape, values
+        self.shape, self.values, self.copied = shape, values, False
 
     def detach(self):
         return self
 
-    float = flatten = detach
+    float = contiguous = detach
 
-    def tolist(self):
-        return list(self.values)
+    def clone(self):
+        copy = Tensor(self.shape, tuple(self.values))
+        copy.copied = True
+        return copy
 
 
 class Module:
@@ -57,7 +59,7 @@ class Model:
         return self
 
     def eval(self):
-        pass
+        return self
 
     def __call__(self, input_ids, use_cache):
         n = len(input_ids[0])
@@ -67,10 +69,11 @@ class Model:
 
 
 model = Model()
+written = {}  # path: (arrays, metadata)
 
 
 def run_script(*argv):
-    """The script's main() with stand-in libraries."""
+    """The script with stand-in libraries."""
     torch = types.ModuleType("torch")
     torch.float64, torch.tensor, torch.no_grad = "the float64", list, contextlib.nullcontext
     hf = types.ModuleType("transformers")
@@ -78,7 +81,10 @@ def run_script(*argv):
     hf.AutoModelForCausalLM = types.SimpleNamespace(from_pretrained=lambda path: model)
     hf.AutoTokenizer = types.SimpleNamespace(
         from_pretrained=lambda path: lambda text: {"input_ids": [1, 5, 70000]})
-    sys.modules.update(torch=torch, transformers=hf)
+    st, st_torch = types.ModuleType("safetensors"), types.ModuleType("safetensors.torch")
+    st_torch.save_file = lambda arrays, path, meta: written.update({path: (arrays, meta)})
+    sys.modules.update({"torch": torch, "transformers": hf, "safetensors": st,
+                        "safetensors.torch": st_torch})
     with open(SCRIPT, encoding="utf-8") as f:
         code = compile(f.read(), SCRIPT, "exec")
     sys.argv = [SCRIPT, *argv]
@@ -88,34 +94,13 @@ def run_script(*argv):
     return out.getvalue()
 
 
-def read_safetensors(path):
-    with open(path, "rb") as f:
-        data = f.read()
-    n, = struct.unpack_from("<Q", data)
-    header = json.loads(data[8:8 + n])
-    meta = header.pop("__metadata__")
-    arrays, end = {}, 0
-    for name, t in header.items():
-        a, b = t["data_offsets"]
-        assert a == end, name
-        end = b
-        code = {"F32": "f", "I64": "q"}[t["dtype"]]
-        raw = data[8 + n + a:8 + n + b]
-        count = 1
-        for d in t["shape"]:
-            count *= d
-        arrays[name] = (t["shape"], struct.unpack(f"<{count}{code}", raw))
-    assert len(data) == 8 + n + end and n % 8 == 0
-    return meta, arrays
-
-
 @test("every named module and three inputs are written, the others are not")
 def _():
-    path = tmp("hf.safetensors")
-    said = run_script("folder", "-p", "Hello", "-o", path, "--dtype", "float64")
-    meta, arrays = read_safetensors(path)
-    assert "--qk-layout hf" in said
+    said = run_script("folder", "-p", "Hello", "-o", "hf.st", "--dtype", "float64")
+    arrays, meta = written["hf.st"]
+    assert "--against hf.st" in said
     assert meta["trace.qk_layout"] == "hf" and "float64" in meta["trace.description"]
+    assert meta["trace.text"] == "Hello"
     want = {"tokens", "model.embed_tokens", "model.norm", "lm_head"}
     for i in range(2):
         want |= {f"model.layers.{i}.{n}" for n in LAYER
@@ -124,24 +109,23 @@ def _():
                  f"model.layers.{i}.mlp.down_proj.input",
                  f"model.layers.{i}.post_attention_layernorm.input"}
     assert set(arrays) == want, set(arrays) ^ want
-    assert arrays["tokens"] == ([3], (1, 5, 70000))
+    assert arrays["tokens"] == [1, 5, 70000]
     for i, (name, module) in enumerate(model.modules):
-        assert not module.hooks, name
-        if name in arrays:
-            assert arrays[name] == ([1, 3, 2], (float(i),) * 6), name
-        if name + ".input" in arrays:
-            assert arrays[name + ".input"] == ([1, 3, 2], (float(-i),) * 6), name
+        for key, value in ((name, i), (name + ".input", -i)):
+            if key not in arrays: continue
+            assert arrays[key].shape == (1, 3, 2) and arrays[key].values == (value,) * 6, key
+            assert arrays[key].copied, key  # modules may share memory, which the writer refuses
+        module.hooks.clear()
 
 
 @test("ids instead of a prompt; neither or both are refused")
 def _():
-    path = tmp("ids.safetensors")
-    run_script("folder", "--ids", "7, 8", "-o", path, "--dtype", "float64")
-    assert read_safetensors(path)[1]["tokens"] == ([2], (7, 8))
+    run_script("folder", "--ids", "7, 8", "-o", "ids.st", "--dtype", "float64")
+    assert written["ids.st"][0]["tokens"] == [7, 8] and "trace.text" not in written["ids.st"][1]
     for bad in ([], ["-p", "x", "--ids", "1"]):
         try:
             with contextlib.redirect_stderr(io.StringIO()):
-                run_script("folder", "-o", path, *bad)
+                run_script("folder", "-o", "bad.st", *bad)
             assert False
         except SystemExit as e:
             assert e.code == 2

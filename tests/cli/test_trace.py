@@ -56,7 +56,8 @@ def _():
     fails(2, "trace", "-p", "x", says="-o FILE")
     fails(2, "trace", "-p", "x", "--tokens", "1", "-o", out, says="one prompt")
     fails(2, "trace", "-p", "x", "-o", out, "--components", "q,gate",
-          says=["no component 'gate'", "ffn_gate", "kq_soft_max"])
+          says=["no component 'gate'", "ffn_gate", "kq_soft_max", "k_cache", "probs"])
+    fails(2, "trace", "-p", "x", "-o", out, "--components", "token", says="no component 'token'")
     fails(2, "trace", "-p", "x", "-o", out, "--components", ",", says="nothing to keep")
     fails(2, "trace", "-p", "x", "-o", out, "--components", "kq", "--no-scores", says="nothing")
     fails(2, "trace", "-p", "x", "-o", out, "--name", "blk", says="cannot be named")
@@ -84,11 +85,14 @@ def _():
             equal(got[0], dims)
             assert nmse(got[1], want) < 1e-10, name
             compared += 1
-    equal(len(tensors), compared + 2 * 6)
+    equal(len(tensors), compared + 4 * 6)  # scores, weights, caches
+    equal(tensors["hello.blk.3.k_cache"], tensors["hello.blk.3.k_rope"])  # in float32
+    equal(tensors["hello.blk.3.v_cache"], tensors["hello.blk.3.v"])
     equal(tensors["hello.blk.5.kq"][0], [15, 15 * 4])
     equal(meta["trace.hello.tokens"], [int(i) for i in IDS.split(",")])
     logits = tensors["hello.logits"][1][-2048:]
     equal(meta["trace.hello.chosen"], logits.index(max(logits)))
+    assert meta["trace.hello.sampling"].startswith("temp=0 top_k=0 top_p=1 "), meta
     equal(meta["general.architecture"], "trace")
     equal(meta["trace.kv_type_k"], "F32")
     equal(meta["trace.backend"], "cpu")
@@ -111,6 +115,18 @@ def _():
         meta, tensors = read_trace(path)
         equal(meta["trace.tokens"], [int(i) for i in ids.split()])
         equal(list(tensors), ["embd"])
+        equal(meta.get("trace.text"), None if options else argv[1])
+
+
+@test("what the cache gives back, and what the token is drawn from, where asked for")
+def _():
+    path = tmp("cache.gguf")
+    plumb("trace", "--tokens", "1,2,3", "-o", path, "--components", "v_cache,probs")
+    meta, tensors = read_trace(path)
+    equal(sorted(tensors), sorted([f"blk.{i}.v_cache" for i in range(6)] + ["probs"]))
+    equal(tensors["blk.0.v_cache"][0], [128, 3])
+    equal(tensors["probs"][0], [2048, 1])
+    equal([i for i, p in enumerate(tensors["probs"][1]) if p], [meta["trace.chosen"]])
 
 
 @test("one line on stderr; an output that exists is kept without --force")
@@ -118,7 +134,7 @@ def _():
     path = tmp("twice.gguf")
     code, out, err = run("trace", "--tokens", "1,2,3", "-o", path, "--no-scores")
     equal((code, out), (0, b""))
-    assert err.startswith(f"plumb: {path}: 3 tokens, 93 arrays, ".encode()), err
+    assert err.startswith(f"plumb: {path}: 3 tokens, 105 arrays, ".encode()), err
     with open(path, "rb") as f:
         before = f.read()
     fails(2, "trace", "--tokens", "1", "-o", path, says="--force")

@@ -22,7 +22,11 @@ static void walk(const char *path, const TraceShape *shape) {
     }
     for (size_t i = 0; i < t->n_prompts; i++) {
         const TracePrompt *p = &t->prompts[i];
+        const TraceSampling *how = &p->sampling;
         if (p->n_tokens == 0 || p->tokens[p->n_tokens - 1] < 0) abort();
+        if (how->given && !(how->top_p >= 0 && how->top_p <= 1 && how->repeat_penalty > 0)) abort();
+        if (how->given && (how->repeat_last_n < -1 || how->temp != how->temp)) abort();
+        if (p->text) sink = (float)strlen(p->text);
         for (size_t k = 0; k < p->n_arrays; k++) {
             const TraceArray *a = &p->arrays[k];
             const size_t last = a->rows * a->width - 1;
@@ -31,6 +35,8 @@ static void walk(const char *path, const TraceShape *shape) {
             sink = a->x[0] + a->x[last];
         }
     }
+    const char *eps = trace_says(t, "model.rms_eps");
+    if (eps) sink = (float)strlen(eps);
     trace_close(t);
 }
 

@@ -46,7 +46,7 @@ static void unload(Loaded *l) {
 static TracePrompt capture(const Loaded *l, const int32_t *ids, size_t n, ComponentSet which) {
     TracePrompt p;
     Error err = {0};
-    must(capture_prompt(l->session, l->model, ids, n, which, &p, &err), &err);
+    must(capture_prompt(l->session, l->device, ids, n, which, &p, &err), &err);
     return p;
 }
 
@@ -63,7 +63,7 @@ static void compare_golden(const char *model, const char *golden, double bound, 
         for (size_t k = 0; k < got.n_arrays; k++)
             scores += component_is_scores(got.arrays[k].ref.c);
         assert_int_equal(scores, 2 * l.model->h.n_layers);
-        assert_int_equal(got.n_arrays, want->n_arrays + scores);
+        assert_int_equal(got.n_arrays, want->n_arrays + scores + 2 * (size_t)l.model->h.n_layers);
         for (size_t k = 0; k < want->n_arrays; k++) {
             const TraceArray *a = &want->arrays[k];
             const TraceArray *b = trace_find(&got, a->ref.c, a->ref.layer);
@@ -163,8 +163,9 @@ static void subsets(void **state) {
     assert_int_equal(all.n_arrays - some.n_arrays, 2 * 6);
     assert_null(trace_find(&some, COMP_KQ, 0));
     capture_free(&some);
-    some = capture(&l, ids, 40, 1u << COMP_V | 1u << COMP_EMBD);
-    assert_int_equal(some.n_arrays, 7);
+    const ComponentSet set = 1u << COMP_V | 1u << COMP_EMBD | 1u << COMP_V_CACHE;
+    some = capture(&l, ids, 40, set | 1u << COMP_TOKEN);
+    assert_int_equal(some.n_arrays, 13);
     assert_int_equal(some.chosen, all.chosen);
     for (size_t i = 0; i < some.n_arrays; i++) {
         const TraceArray *a = &some.arrays[i];
@@ -174,8 +175,54 @@ static void subsets(void **state) {
     uint64_t bytes = 0;
     for (size_t i = 0; i < all.n_arrays; i++) bytes += all.arrays[i].rows * all.arrays[i].width * 4;
     assert_true(capture_bytes(l.model, CAPTURE_ALL, 40) == bytes);
+    const uint64_t less = capture_bytes(l.model, CAPTURE_ALL & ~(1u << COMP_K_CACHE), 40);
+    assert_true(bytes - less == 6 * 40 * 128 * 4);
+    assert_true(capture_bytes(l.model, 1u << COMP_TOKEN, 40) == 0);
     capture_free(&some);
     capture_free(&all);
+    unload(&l);
+}
+
+// The cache gives back what was put in, in its own type, at every position.
+static void caches(void **state) {
+    (void)state;
+    static const TensorType types[] = {TYPE_F32, TYPE_F16, TYPE_Q8_0};
+    int32_t ids[40];
+    make_ids(ids, 40);
+    for (size_t t = 0; t < 3; t++) {
+        Loaded l = load(demo_f16, 7, types[t]);
+        TracePrompt p = capture(&l, ids, 40, CAPTURE_ALL);
+        for (int layer = 0; layer < 6; layer++) {
+            for (int v = 0; v < 2; v++) {
+                const TraceArray *in = trace_find(&p, v ? COMP_V : COMP_K_ROPE, layer);
+                const TraceArray *out = trace_find(&p, v ? COMP_V_CACHE : COMP_K_CACHE, layer);
+                assert_non_null(out);
+                assert_int_equal(out->rows, 40);
+                assert_int_equal(out->width, in->width);
+                assert_int_equal(out->first_row, 0);
+                const double e = nmse(out->x, in->x, 40 * in->width);
+                const double most[] = {0, 1e-6, 1e-4}, least[] = {0, 1e-9, 1e-6};
+                if (!(e >= least[t] && e <= most[t])) fail_msg("NMSE %g", e);
+            }
+        }
+        capture_free(&p);
+        unload(&l);
+    }
+}
+
+static void probabilities(void **state) {
+    (void)state;
+    int32_t ids[9];
+    make_ids(ids, 9);
+    Loaded l = load(demo_f16, 4, TYPE_F16);
+    TracePrompt p = capture(&l, ids, 9, 1u << COMP_PROBS);
+    assert_int_equal(p.n_arrays, 1);
+    assert_int_equal(p.arrays[0].rows, 1);
+    assert_int_equal(p.arrays[0].width, 2048);
+    assert_int_equal(p.arrays[0].first_row, 8);
+    for (int32_t i = 0; i < 2048; i++) assert_true(p.arrays[0].x[i] == (i == p.chosen));
+    assert_true(p.sampling.given && p.sampling.temp == 0);
+    capture_free(&p);
     unload(&l);
 }
 
@@ -189,7 +236,9 @@ static void through_a_file(void **state) {
     snprintf(path, sizeof path, "/tmp/plumb-capture-%d.gguf", (int)getpid());
     make_ids(ids, 9);
     Loaded l = load("tests/golden/models/demo-Q8_0.gguf", 4, TYPE_Q8_0);
-    TracePrompt p = capture(&l, ids, 9, CAPTURE_ALL), q = capture(&l, ids, 1, CAPTURE_ALL);
+    TracePrompt p = capture(&l, ids, 9, CAPTURE_ALL | 1u << COMP_PROBS);
+    TracePrompt q = capture(&l, ids, 1, CAPTURE_ALL);
+    p.text = "a text\n</s>";
     must(trace_writer_new(&w, &err), &err);
     must(capture_describe(w, l.device, TYPE_Q8_0, TYPE_Q8_0, &err), &err);
     must(trace_writer_add(w, "nine", &p, &err), &err);
@@ -201,6 +250,9 @@ static void through_a_file(void **state) {
     assert_string_equal(t->prompts[1].name, "nine");
     same_prompt(&t->prompts[1], &p);
     same_prompt(&t->prompts[0], &q);
+    assert_string_equal(t->prompts[1].text, p.text);
+    assert_null(t->prompts[0].text);
+    assert_true(t->prompts[0].sampling.given && t->prompts[0].sampling.temp == 0);
     char sha[65];
     must(capture_model_sha256(l.gguf, sha, &err), &err);
     assert_string_equal(t->model_sha256, sha);
@@ -225,9 +277,9 @@ static void refusals(void **state) {
     Error err = {0};
     int32_t ids[600] = {1, 99999};
     Loaded l = load(demo_f16, 16, TYPE_F16);
-    assert_int_equal(capture_prompt(l.session, l.model, ids, 0, CAPTURE_ALL, &p, &err), ERR_USAGE);
-    assert_int_equal(capture_prompt(l.session, l.model, ids, 2, CAPTURE_ALL, &p, &err), ERR_USAGE);
-    assert_int_equal(capture_prompt(l.session, l.model, ids, 600, CAPTURE_ALL, &p, &err),
+    assert_int_equal(capture_prompt(l.session, l.device, ids, 0, CAPTURE_ALL, &p, &err), ERR_USAGE);
+    assert_int_equal(capture_prompt(l.session, l.device, ids, 2, CAPTURE_ALL, &p, &err), ERR_USAGE);
+    assert_int_equal(capture_prompt(l.session, l.device, ids, 600, CAPTURE_ALL, &p, &err),
                      ERR_FAILED);
     capture_free(&p);
     unload(&l);
@@ -235,9 +287,14 @@ static void refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(demo_is_golden),      cmocka_unit_test(architectures_are_golden),
-        cmocka_unit_test(batches_do_not_show), cmocka_unit_test(subsets),
-        cmocka_unit_test(through_a_file),      cmocka_unit_test(refusals),
+        cmocka_unit_test(demo_is_golden),
+        cmocka_unit_test(architectures_are_golden),
+        cmocka_unit_test(batches_do_not_show),
+        cmocka_unit_test(subsets),
+        cmocka_unit_test(caches),
+        cmocka_unit_test(probabilities),
+        cmocka_unit_test(through_a_file),
+        cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -346,7 +346,7 @@ static void check_prompt(Loaded *l, const Gguf *golden, const char *prompt, doub
     const ForwardConfig c = {n, 1, n, TYPE_F32, TYPE_F32};
     if (forward_new(l->d, &c, &f, &err)) fail_msg("%s", err.text);
     float *logits = room((size_t)n * l->n_vocab * 4), *quiet = room((size_t)n * l->n_vocab * 4);
-    forward_set_tap(f, (Tap){against_golden, &t});
+    forward_set_tap(f, (Tap){against_golden, &t, true});
     if (forward_run(f, n, token, pos, seq, n, out, logits, &err)) fail_msg("%s", err.text);
     assert_int_equal(t.n_head_rows[1], n);
     // Every component of the reference was shown, norm and logits in as many parts as it took.
@@ -454,7 +454,7 @@ static void rope_and_cache(void **state) {
         for (t->layer = 0; t->layer < h->n_layers; t->layer += h->n_layers - 1) {
             Session *s = session_of(&l, 32, 1, 32, types[ty]);
             Forward *f = session_forward(s);
-            forward_set_tap(f, (Tap){keep_layer, t});
+            forward_set_tap(f, (Tap){keep_layer, t, true});
             const EvalOptions none = {0};
             Error err;
             assert_int_equal(session_eval(s, 0, ids, TAPPED, &none, NULL, &err), OK);

@@ -302,8 +302,8 @@ static void test_rope(void **state) {
     bound_model(&c, &(Spec){.kv = {{"rope.dimension_count", GGUF_U32, 2, NULL, NULL}}});
     assert_int_equal(c.model->h.n_rot, 2);
     case_close(&c);
-    const Kv four = {"rope.scaling.factor", GGUF_F32, bits_of(4), NULL, NULL};
-    const Kv old = {"rope.scale_linear", GGUF_F32, bits_of(3), NULL, NULL};
+    const KeyValue four = {"rope.scaling.factor", GGUF_F32, bits_of(4), NULL, NULL};
+    const KeyValue old = {"rope.scale_linear", GGUF_F32, bits_of(3), NULL, NULL};
     bound_model(&c, &(Spec){.kv = {four, old}});
     assert_int_equal(c.model->h.rope_scaling, ROPE_SCALING_LINEAR);
     assert_true(c.model->h.rope_factor == 4);
@@ -320,8 +320,8 @@ static void test_rope(void **state) {
 
 static void test_yarn(void **state) {
     (void)state;
-    const Kv type = {"rope.scaling.type", GGUF_STR, 0, "yarn", NULL};
-    const Kv four = {"rope.scaling.factor", GGUF_F32, bits_of(4), NULL, NULL};
+    const KeyValue type = {"rope.scaling.type", GGUF_STR, 0, "yarn", NULL};
+    const KeyValue four = {"rope.scaling.factor", GGUF_F32, bits_of(4), NULL, NULL};
     Case c;
     bound_model(&c, &(Spec){.kv = {type, four}});
     const Hparams *h = &c.model->h;

@@ -14,11 +14,11 @@ typedef struct {
     uint64_t bits;    // the value; of an ARRAY the number of elements
     const char *str;
     const uint32_t *list;
-} Kv;
+} KeyValue;
 
 typedef struct {
     const char *arch;
-    Kv kv[6];  // replace the defaults of the same key, or come after them
+    KeyValue kv[6];  // replace the defaults of the same key, or come after them
     int n_vocab, n_tokens;
     bool tied, bias;
     const char *drop;     // a tensor that is left out
@@ -41,7 +41,7 @@ static inline uint64_t bits_of(float x) {
 
 enum { DIM = 8, FFN = 12, HEAD_DIM = 4, LAYERS = 2, VOCAB = 5 };
 
-static const Kv defaults[] = {
+static const KeyValue defaults[] = {
     {"block_count", GGUF_U32, LAYERS, 0, 0},
     {"context_length", GGUF_U32, 64, 0, 0},
     {"embedding_length", GGUF_U32, DIM, 0, 0},
@@ -51,7 +51,7 @@ static const Kv defaults[] = {
     {"attention.layer_norm_rms_epsilon", GGUF_F32, 0x3727c5ac, 0, 0},  // 1e-5
 };
 
-static inline void put_kv(Build *b, const char *arch, const Kv *kv) {
+static inline void put_kv(Build *b, const char *arch, const KeyValue *kv) {
     char key[128];
     bool full = strncmp(kv->key, "general.", 8) == 0 || strncmp(kv->key, "tokenizer.", 10) == 0;
     snprintf(key, sizeof key, "%s%s%s", full ? "" : arch, full ? "" : ".", kv->key);
@@ -74,7 +74,7 @@ static inline void put_values(Build *b, const Spec *s, const char *arch) {
     }
     if (!named) value_str(b, "general.architecture", arch);
     for (size_t i = 0; i < sizeof defaults / sizeof *defaults; i++) {
-        const Kv *kv = &defaults[i];
+        const KeyValue *kv = &defaults[i];
         for (int j = 0; j < 6 && s->kv[j].key; j++) {
             if (strcmp(s->kv[j].key, kv->key) == 0) kv = &s->kv[j], used[j] = true;
         }

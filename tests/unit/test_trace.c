@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "check.h"
+#include "formats/gguf_write.h"
 #include "verify/trace.h"
 
 static const Notice quiet;
@@ -422,29 +423,6 @@ static void safetensors(void **state) {
     }
 }
 
-// What tools/hf_trace.py writes is read, and declares its own layout of q and k.
-static void python_exporter(void **state) {
-    (void)state;
-    need_jansson();
-    char command[640];
-    snprintf(command, sizeof command,
-             "python3 -c \"import sys; sys.dont_write_bytecode = True; sys.path[:0] = ['tools']; "
-             "from hf_trace import *; w = 'model.layers.0.self_attn.'; "
-             "f = lambda *x: packed('F32', 'f', [1, 2, 4], x); "
-             "write_safetensors('%s', {'tokens': packed('I64', 'q', [2], [3, 9]), "
-             "w + 'q_proj': f(0, 1, 2, 3, 4, 5, 6, 7), w + 'v_proj': f(0, 1, 2, 3, 4, 5, 6, 7)}, "
-             "{'trace.qk_layout': 'hf'})\"",
-             in_dir("py.safetensors"));
-    assert_int_equal(system(command), 0);
-    const TraceShape shape = {.norm_pairing = true, .n_heads = 1, .n_kv_heads = 1, .head_dim = 4};
-    Trace *t = open_ok(in_dir("py.safetensors"), &shape);
-    static const float q[8] = {0, 2, 1, 3, 4, 6, 5, 7}, v[8] = {0, 1, 2, 3, 4, 5, 6, 7};
-    same_floats("q", trace_find(&t->prompts[0], COMP_Q, 0)->x, q, 8);
-    same_floats("v", trace_find(&t->prompts[0], COMP_V, 0)->x, v, 8);
-    assert_int_equal(t->prompts[0].tokens[1], 9);
-    trace_close(t);
-}
-
 // --- other engines ----------------------------------------------------------------------------
 
 // A golden q and k in transformers' pairing come back as they are in the GGUF; v is left alone, and
@@ -545,7 +523,7 @@ static void llama_cpp(void **state) {
     for (int tok = 0; tok < T; tok++) {
         for (int head = 0; head < HEADS; head++) {
             for (int key = 0; key < T; key++) {
-                const float v = key > tok ? 0 : kq[(head * T + tok) * CELLS + key];
+                const float v = kq[(head * T + tok) * CELLS + key];  // masked or not
                 assert_true(w->x[(tok * HEADS + head) * T + key] == v);
                 assert_true(s->x[(tok * HEADS + head) * T + key] == v / 2);
             }
@@ -569,9 +547,203 @@ static void fuzz_seeds(void **state) {
     t = open_ok("tests/corpus/trace/llama.gguf", &shape);
     assert_int_equal(t->prompts[0].n_arrays, 6);
     trace_close(t);
+    t = open_ok("tests/corpus/trace/keys.gguf", &shape);
+    assert_int_equal(t->prompts[0].n_arrays, 3);
+    assert_true(t->prompts[0].sampling.top_k == 40 && t->prompts[0].chosen == 1);
+    assert_string_equal(t->prompts[0].text, "<|user|>\nHi</s>");
+    trace_close(t);
     need_jansson();
     t = open_ok("tests/corpus/trace/hf.safetensors", &shape);
     assert_int_equal(t->prompts[0].n_arrays, 2);
+    trace_close(t);
+}
+
+// --- what a prompt says of itself --------------------------------------------------------------
+
+static void check_sampling(const TraceSampling *s) {
+    assert_true(s->given);
+    assert_true(s->temp == 0.8 && s->top_k == 40 && s->top_p == 0.95 && s->min_p == 0.05);
+    assert_true(s->repeat_penalty == 1.1 && s->presence_penalty == -0.5);
+    assert_true(s->frequency_penalty == 1e-3 && s->repeat_last_n == 64);
+}
+
+// Written and read back: the text whole, the numbers to the bit.
+static void prompt_keys(void **state) {
+    (void)state;
+    Error err = {0};
+    TraceWriter *w;
+    const int32_t ids[2] = {1, 2};
+    const float x[4] = {1, 2, 3, 4};
+    static const char text[] = "<|user|>\n\xe2\x96\x81 \"quoted\"\t</s>";
+    const TraceSampling all = {true, 0.8, 40, 0.95, 0.05, 1.1, -0.5, 1e-3, 64};
+    must(trace_writer_new(&w, &err), &err);
+    must(trace_writer_prompt(w, "a", ids, 2, 0, &err), &err);
+    must(trace_writer_array(w, (ComponentRef){COMP_PROBS, -1}, x, 1, 4, &err), &err);
+    must(trace_writer_sampling(w, &all, &err), &err);
+    must(trace_writer_text(w, text, &err), &err);
+    must(trace_writer_prompt(w, "b", ids, 2, 0, &err), &err);
+    must(trace_writer_array(w, (ComponentRef){COMP_V_CACHE, 0}, x, 2, 2, &err), &err);
+    must(trace_writer_finish(w, in_dir("keys.gguf"), &err), &err);
+    trace_writer_free(w);
+    Trace *t = open_ok(in_dir("keys.gguf"), NULL);
+    const TracePrompt *a = &t->prompts[0], *b = &t->prompts[1];
+    check_sampling(&a->sampling);
+    assert_string_equal(a->text, text);
+    assert_false(b->sampling.given);
+    assert_null(b->text);
+    assert_int_equal(trace_find(a, COMP_PROBS, -1)->first_row, 1);
+    assert_int_equal(trace_find(b, COMP_V_CACHE, 0)->rows, 2);
+    trace_close(t);
+}
+
+// A GGUF of a prompt p with two tokens, one array of 2 x 2, and these keys.
+static void put_gguf(const char *path, const char *array, const GgufValue *extra, const char *key,
+                     const char *text) {
+    GgufWriter *g;
+    Error err = {0};
+    const float x[4] = {0.25f, 0.75f, 0.5f, 0.5f};
+    const int32_t ids[2] = {1, 2};
+    must(gguf_writer_open(path, &g, &err), &err);
+    gguf_put_str(g, "general.architecture", "trace");
+    gguf_put_array(g, "trace.p.tokens", GGUF_I32, 2, ids);
+    if (key) gguf_put_str(g, key, text);
+    if (extra) gguf_put_value(g, extra);
+    gguf_put_tensor(g, array, TYPE_F32, 2, (uint64_t[]){2, 2});
+    must(gguf_write_data(g, x, sizeof x, &err), &err);
+    must(gguf_writer_finish(g, &err), &err);
+}
+
+static void sampling_texts(void **state) {
+    (void)state;
+    const char *path = in_dir("s.gguf");
+    static const char key[] = "trace.p.sampling";
+    static const char full[] =
+        "temp=0.8 top_k=40 top_p=0.95, min_p=0.05 repeat_penalty=1.1 presence_penalty=-0.5; "
+        "frequency_penalty=1e-3 repeat_last_n=64";
+    put_gguf(path, "p.probs", NULL, key, full);
+    Trace *t = open_ok(path, NULL);
+    check_sampling(&t->prompts[0].sampling);
+    const TraceArray *probs = trace_find(&t->prompts[0], COMP_PROBS, -1);
+    assert_int_equal(probs->rows, 1);  // of several only the last counts
+    assert_int_equal(probs->first_row, 1);
+    assert_true(probs->x[0] == 0.5f);
+    trace_close(t);
+    put_gguf(path, "p.probs", NULL, "trace.sampling", "top_k=3");  // the only prompt's
+    t = open_ok(path, NULL);
+    const TraceSampling *s = &t->prompts[0].sampling;
+    assert_true(s->given && s->top_k == 3 && s->temp == 1 && s->top_p == 1 && s->min_p == 0);
+    assert_true(s->repeat_penalty == 1 && s->repeat_last_n == -1);
+    trace_close(t);
+    static const char *const bad[] = {"temp",
+                                      "temp=",
+                                      "temp=hot",
+                                      "top_k=1.5",
+                                      "top_p=1.1",
+                                      "min_p=-1",
+                                      "top_p=nan",
+                                      "top_k=-2",
+                                      "temp=0.8x",
+                                      "top_k=99999999999",
+                                      "repeat_penalty=0",
+                                      "temp=0.000000000000000000000000000000000000000000001"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        put_gguf(path, "p.logits", NULL, key, bad[i]);
+        open_bad(path, NULL, "trace.p.sampling is \"");
+    }
+}
+
+static void count_notice(void *user, const char *line) {
+    (void)line;
+    ++*(int *)user;
+}
+
+// A way of sampling that is not known: nothing that follows from it is judged.
+static void foreign_sampling(void **state) {
+    (void)state;
+    const char *path = in_dir("f.gguf");
+    const int32_t seven = 7;
+    const GgufValue chosen = {
+        .key = "trace.p.chosen", .type = GGUF_I32, .n = 1, .raw = (const uint8_t *)&seven};
+    int heard = 0;
+    Trace *t;
+    Error err = {0};
+    put_gguf(path, "p.logits", &chosen, "trace.p.sampling", "temp=1 typical_p=0.5");
+    must(trace_open(path, NULL, (Notice){count_notice, &heard}, &t, &err), &err);
+    assert_int_equal(heard, 1);
+    assert_false(t->prompts[0].sampling.given);
+    assert_int_equal(t->prompts[0].chosen, -1);
+    trace_close(t);
+    put_gguf(path, "p.probs", &chosen, "trace.p.sampling", "mirostat=2");
+    open_bad(path, NULL, "no array");
+    put_gguf(path, "p.logits", &chosen, NULL, NULL);
+    t = open_ok(path, NULL);
+    assert_int_equal(t->prompts[0].chosen, 7);
+    trace_close(t);
+    put_gguf(path, "p.token", &chosen, NULL, NULL);  // a key, no array
+    open_bad(path, NULL, "no array");
+}
+
+// Numbers and booleans can be asked for as text; a text with a NUL in it is none.
+static void other_keys(void **state) {
+    (void)state;
+    const char *path = in_dir("o.gguf");
+    const float eps = 1e-6f;
+    const double base = 1e6;
+    const uint8_t yes = 1;
+    const GgufStr cut = {"ab\0cd", 5};
+    const struct {
+        GgufValue v;
+        const char *want;
+    } cases[] = {
+        {{.key = "trace.x", .type = GGUF_F32, .n = 1, .raw = (const uint8_t *)&eps},
+         "9.99999997e-07"},
+        {{.key = "trace.x", .type = GGUF_F64, .n = 1, .raw = (const uint8_t *)&base}, "1000000"},
+        {{.key = "trace.x", .type = GGUF_BOOL, .n = 1, .raw = &yes}, "yes"},
+        {{.key = "trace.x", .type = GGUF_U8, .n = 1, .raw = &yes}, "1"},
+        {{.key = "trace.x", .type = GGUF_STR, .n = 1, .strs = &cut}, NULL},
+        {{.key = "trace.y", .type = GGUF_U8, .n = 1, .raw = &yes}, NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put_gguf(path, "p.logits", &cases[i].v, NULL, NULL);
+        Trace *t = open_ok(path, NULL);
+        const char *got = trace_says(t, "x");
+        if (cases[i].want)
+            assert_string_equal(got, cases[i].want);
+        else
+            assert_null(got);
+        trace_close(t);
+    }
+}
+
+// The other forms have the same keys and arrays, where they have keys at all.
+static void keys_of_other_forms(void **state) {
+    (void)state;
+    const float x[4] = {1, 2, 3, 4};
+    const char *f = in_dir("cache");
+    const TraceShape hf = {QK_HF, true, 2, 1, 4};
+    put_tokens(f, "tokens", 1);
+    put_floats(f, "blk.0.k_cache", "1, 1, 4", x, 4);
+    put_floats(f, "blk.0.v_cache", "1, 4", x, 4);
+    put_floats(f, "probs", "4,", x, 4);
+    put_floats(f, "token", "1,", x, 1);
+    Trace *t = open_ok(f, &hf);
+    const TracePrompt *p = &t->prompts[0];
+    same_floats("k_cache", trace_find(p, COMP_K_CACHE, 0)->x, (float[]){1, 3, 2, 4}, 4);
+    same_floats("v_cache", trace_find(p, COMP_V_CACHE, 0)->x, x, 4);
+    assert_null(trace_find(p, COMP_PROBS, -1));  // nobody says how they came about
+    assert_int_equal(t->n_ignored, 2);
+    assert_false(p->sampling.given);
+    trace_close(t);
+    need_jansson();
+    static const char header[] =
+        "{\"__metadata__\":{\"trace.c.text\":\"a\\nb\",\"c.sampling\":\"temp=0\"},"
+        "\"c.tokens\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[0,4]},"
+        "\"c.probs\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[4,16]}}";
+    put_safetensors(in_dir("keys.safetensors"), header, x, sizeof x);
+    t = open_ok(in_dir("keys.safetensors"), NULL);
+    assert_string_equal(t->prompts[0].text, "a\nb");
+    assert_true(t->prompts[0].sampling.given && t->prompts[0].sampling.temp == 0);
+    assert_int_equal(trace_find(&t->prompts[0], COMP_PROBS, -1)->width, 3);
     trace_close(t);
 }
 
@@ -647,12 +819,21 @@ static void bad_traces(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names),           cmocka_unit_test(occurrences),
-        cmocka_unit_test(golden),          cmocka_unit_test(written),
-        cmocka_unit_test(folder),          cmocka_unit_test(safetensors),
-        cmocka_unit_test(hf_layout),       cmocka_unit_test(llama_cpp),
-        cmocka_unit_test(fuzz_seeds),      cmocka_unit_test(bad_traces),
-        cmocka_unit_test(python_exporter),
+        cmocka_unit_test(names),
+        cmocka_unit_test(occurrences),
+        cmocka_unit_test(golden),
+        cmocka_unit_test(written),
+        cmocka_unit_test(folder),
+        cmocka_unit_test(safetensors),
+        cmocka_unit_test(hf_layout),
+        cmocka_unit_test(llama_cpp),
+        cmocka_unit_test(fuzz_seeds),
+        cmocka_unit_test(bad_traces),
+        cmocka_unit_test(prompt_keys),
+        cmocka_unit_test(sampling_texts),
+        cmocka_unit_test(foreign_sampling),
+        cmocka_unit_test(other_keys),
+        cmocka_unit_test(keys_of_other_forms),
     };
     return cmocka_run_group_tests(tests, make_dir, drop_dir);
 }

@@ -89,6 +89,13 @@ static const Kernels *find_kernels(const char *isa, Error *err) {
     return NULL;
 }
 
+static const char *cpu_isa_at(int i) {
+    for (int k = 0; k < N_KERNEL_SETS; k++) {
+        if (kernel_sets[k]->runs_here() && i-- == 0) return kernel_sets[k]->isa;
+    }
+    return NULL;
+}
+
 static Status cpu_probe(Text *out, Error *err) {
     char name[200], line[320];
     processor_name(name, sizeof name);
@@ -577,6 +584,8 @@ const BackendOps cpu_backend = {
     .close = cpu_close,
     .device = cpu_device,
     .activation = cpu_activation,
+    .batch_invariant = true,
+    .isa_at = cpu_isa_at,
     .weight = cpu_weight,
     .buffer = cpu_buffer,
     .buffer_free = cpu_buffer_free,
