@@ -18,7 +18,14 @@
 #define DRIFT_WORK 2e10     // more: no pass of the oracle's own over a trace
 #define DRIFT_BYTES (512u << 20)
 #define SCORES 8e6  // of a layer of the long prompt
-enum { LARGE_ROWS = 32, QUICK_ROWS = 8, CAUSES = 8, PATH_TOKENS = 40, LONG_TOKENS = 1200 };
+enum {
+    LARGE_ROWS = 32,
+    QUICK_ROWS = 8,
+    CAUSES = 60,
+    LARGE_CAUSES = 8,
+    PATH_TOKENS = 40,
+    LONG_TOKENS = 1200
+};
 
 typedef struct {
     const VerifyOptions *o;
@@ -36,7 +43,7 @@ static ReplayOptions replay_options(const Run *v, size_t n) {
     const bool large = work_of(v, n) > ALL_ROWS_WORK && v->o->depth != VERIFY_FULL;
     const size_t most = v->o->depth == VERIFY_QUICK ? QUICK_ROWS : LARGE_ROWS;
     return (ReplayOptions){.max_rows = large ? most : 0,
-                           .max_causes = CAUSES,
+                           .max_causes = large ? LARGE_CAUSES : CAUSES,
                            .keep_ratios = true,
                            .progress = v->o->progress,
                            .user = v->o->user};
