@@ -43,7 +43,8 @@ typedef struct {
 // --- options ----------------------------------------------------------------------------------
 
 static Status check_args(const VerifyArgs *a, Error *err) {
-    if (a->quick && a->full) return error_set(err, ERR_USAGE, "--quick and --full exclude another");
+    if (a->quick && a->full)
+        return error_set(err, ERR_USAGE, "--quick and --full exclude each other");
     const struct {
         const char *name;
         bool given, ours, trace, self_test;  // with a backend of ours, --against, --self-test

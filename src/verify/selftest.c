@@ -93,7 +93,8 @@ static Status list_cases(Run *r) {
     }
     if (st) return st;
     if (o->only && !fault_by_id(o->only)) {
-        return error_set(r->err, ERR_USAGE, "there is no fault '%s'", o->only);
+        return error_set(r->err, ERR_USAGE,
+                         "there is no fault '%s'; --self-test --verbose lists them", o->only);
     }
     if (o->only) return OK;
     const size_t n = o->n_clean ? o->n_clean : DEFAULT_CLEAN;
