@@ -19,6 +19,7 @@ typedef struct Backend Backend;  // an open device
 typedef struct Weight Weight;    // a matrix or vector on the device, owned by the Backend
 typedef struct Buffer Buffer;    // floats on the device
 typedef struct Kv Kv;            // the keys and values of all sequences; its layout is private
+typedef struct Recording Recording;  // operations to be issued again
 
 // How a matmul rounds its input before it multiplies, declared so that verify can replay it.
 typedef enum {
@@ -41,6 +42,10 @@ typedef struct {
     const int32_t *token, *pos, *seq;
     const float *rope_cos,
         *rope_sin;  // n x n_rot / 2: of each token's position, magnitude scale included
+    // The tokens, by index, whose logits are wanted: select() takes ranges of this list. A backend
+    // that runs layers and not the head is given none.
+    int n_out;
+    const int32_t *out_row;
 } Batch;
 
 typedef struct {
@@ -68,6 +73,8 @@ typedef struct {
 typedef struct {
     int n_threads;    // cpu: >= 1
     const char *isa;  // cpu: "generic", ...; NULL: the best that the machine has
+    int device;       // GPUs: which of those that probe() lists
+    Notice notice;    // what is worth telling a user (a type that is converted, say)
 } BackendConfig;
 
 typedef struct BackendOps {
@@ -77,6 +84,9 @@ typedef struct BackendOps {
     // One line a device, appended to out ("0: AMD EPYC, 2 cores, generic"); ERR_UNAVAILABLE with
     // the reason when the backend cannot run here.
     Status (*probe)(Text *out, Error *err);
+    // Would a user who names no backend want this one? (A GPU, yes; the host's own processor under a
+    // GPU's API, no.)
+    bool (*by_default)(void);
     Status (*open)(const BackendConfig *config, Backend **out, Error *err);
     void (*close)(Backend *b);  // frees its weights too; buffers and Kv must be freed before
     const char *(*device)(const Backend *b);  // "2 threads, generic"
@@ -89,6 +99,10 @@ typedef struct BackendOps {
     // the end. NULL where a backend knows neither these nor threads.
     const char *(*isa_at)(int i);
 
+    // Bytes that can still be taken of the memory that weights, buffers and Kv live in; 0: unknown.
+    uint64_t (*memory_free)(const Backend *b);
+    // What weight() will take of it for t: 0 where weights are borrowed.
+    uint64_t (*weight_bytes)(const Tensor *t);
     // Borrows or uploads t, whose mapping must outlive b.
     Status (*weight)(Backend *b, const Tensor *t, Weight **out, Error *err);
     Status (*buffer)(Backend *b, size_t n_floats, Buffer **out, Error *err);
@@ -134,13 +148,24 @@ typedef struct BackendOps {
     void (*swiglu)(Backend *b, const Buffer *gate, const Buffer *up, size_t n, Buffer *y);
     // x += y, n floats
     void (*add)(Backend *b, Buffer *x, const Buffer *y, size_t n);
-    // y[i] = x[row[i]], rows of `width`
-    void (*select)(Backend *b, const Buffer *x, const int32_t *row, int n, int width, Buffer *y);
+    // y[i] = x[out_row[from + i]] for i < n, rows of `width`; out_row is the batch's
+    void (*select)(Backend *b, const Buffer *x, int from, int n, int width, Buffer *y);
     // Waits. The first failure since begin, if any.
     Status (*end)(Backend *b, Error *err);
+
+    // A step that is always the same is recorded once and issued again without its dozens of calls.
+    // All four, or NULL where the device has no such thing. After begin(), record() keeps the
+    // operations that follow instead of running them, until record_end(). replay() runs them, on the
+    // batch of the last begin(): it must have as many tokens and rows out as the one that was
+    // recorded. Weights, buffers and the Kv must be the same. *out NULL: the device would not record
+    // it; issue the operations.
+    Status (*record)(Backend *b, Error *err);
+    Status (*record_end)(Backend *b, Recording **out, Error *err);
+    Status (*replay)(Backend *b, Recording *r, Error *err);
+    void (*recording_free)(Backend *b, Recording *r);  // NULL is fine
 } BackendOps;
 
-// The backends of this build, fastest first; NULL past the end.
+// The backends of this build, the fastest first; NULL past the end.
 const BackendOps *backend_at(int i);
 const BackendOps *backend_by_name(const char *name);  // NULL if this build has none of that name
 

@@ -266,7 +266,7 @@ static Status verify_one(const Subject *s, const BackendOps *ops, bool several, 
     report_init(&r);
     snprintf(r.command, sizeof r.command, "%s", s->command);
     if (ops) {
-        const BackendConfig config = {s->n_threads, s->a->cpu_isa};
+        const BackendConfig config = {.n_threads = s->n_threads, .isa = s->a->cpu_isa};
         st = device_model_open(s->model, ops, &config, &d, err);
         if (!st) st = verify_backend(&o, d, &r, err);
     } else {

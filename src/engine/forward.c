@@ -149,13 +149,13 @@ static Status run_layer(Forward *f, const Batch *batch, int layer, Error *err) {
 }
 
 // Final norm and head for the rows asked for, OUT_ROWS of them at a time.
-static Status run_head(Forward *f, int n_out, const int32_t *out_row, float *logits, Error *err) {
+static Status run_head(Forward *f, int n_out, float *logits, Error *err) {
     const BackendOps *ops = f->ops;
     const Hparams *h = &f->d->model->h;
     const int most = out_rows(&f->config), layer = -1;
     for (int at = 0; at < n_out; at += most) {
         int rows = n_out - at < most ? n_out - at : most;
-        ops->select(f->b, f->x, out_row + at, rows, h->dim, f->rows);
+        ops->select(f->b, f->x, at, rows, h->dim, f->rows);
         ops->rmsnorm(f->b, f->rows, f->d->output_norm, h->rms_eps, rows, h->dim, f->rows);
         TAP("norm", f->rows, rows, h->dim);
         ops->matmul(f->b, f->rows, rows, &(MatmulOut){f->d->output, NULL, NULL, f->logits}, 1);
@@ -167,8 +167,7 @@ static Status run_head(Forward *f, int n_out, const int32_t *out_row, float *log
     return OK;
 }
 
-static Status run_all(Forward *f, const Batch *batch, int n_out, const int32_t *out_row,
-                      float *logits, Error *err) {
+static Status run_all(Forward *f, const Batch *batch, float *logits, Error *err) {
     const int layer = -1;
     f->ops->embed(f->b, f->d->token_embd, f->x);
     TAP("embd", f->x, batch->n, f->d->model->h.dim);
@@ -176,7 +175,7 @@ static Status run_all(Forward *f, const Batch *batch, int n_out, const int32_t *
         Status st = run_layer(f, batch, l, err);
         if (st) return st;
     }
-    return run_head(f, n_out, out_row, logits, err);
+    return run_head(f, batch->n_out, logits, err);
 }
 
 Status forward_run(Forward *f, int n, const int32_t *token, const int32_t *pos, const int32_t *seq,
@@ -188,10 +187,10 @@ Status forward_run(Forward *f, int n, const int32_t *token, const int32_t *pos, 
         rope_row(&f->d->rope, pos[i], f->cosine + (size_t)i * (size_t)f->d->rope.n_pairs,
                  f->sine + (size_t)i * (size_t)f->d->rope.n_pairs);
     }
-    const Batch batch = {n, token, pos, seq, f->cosine, f->sine};
+    const Batch batch = {n, token, pos, seq, f->cosine, f->sine, n_out, out_row};
     Status st = f->ops->begin(f->b, &batch, err);
     if (st) return st;
-    st = run_all(f, &batch, n_out, out_row, logits, err);
+    st = run_all(f, &batch, logits, err);
     Status end = f->ops->end(f->b, st ? NULL : err);
     if (!st) st = end;
     if (!st && f->d->model->gguf) st = gguf_fault(f->d->model->gguf, err);

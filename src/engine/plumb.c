@@ -32,8 +32,11 @@ void plumb_model_close(plumb_model *m) {
 
 // The named backend or, without a name, the first that runs.
 static Status open_backend(plumb_model *m, const plumb_model_options *o, Error *err) {
-    const BackendConfig config = {o->n_threads > 0 ? o->n_threads : pool_default_threads(),
-                                  o->cpu_isa};
+    const BackendConfig config = {
+        .n_threads = o->n_threads > 0 ? o->n_threads : pool_default_threads(),
+        .isa = o->cpu_isa,
+        .notice = m->notice,
+    };
     if (o->n_threads < 0 || o->n_threads > 1024) {
         return error_set(err, ERR_USAGE, "%d threads are out of range (1 to 1024)", o->n_threads);
     }

@@ -354,7 +354,7 @@ static Status check_threads(Paths *p, int n_threads) {
     snprintf(id, sizeof id, "threads %d", n_threads);
     snprintf(what, sizeof what, "on %d thread%s", n_threads, n_threads == 1 ? "" : "s");
     step(p, id);
-    const BackendConfig config = {n_threads, p->o->isa};
+    const BackendConfig config = {.n_threads = n_threads, .isa = p->o->isa};
     Status st = device_model_open(p->m, p->d->ops, &config, &d, p->err);
     if (!st) st = eval_whole(p, d, 0, p->n, (Tap){0}, p->got);
     device_model_close(d);
@@ -415,7 +415,7 @@ static Status check_isa(Paths *p, const char *isa) {
     DeviceModel *d = NULL;
     snprintf(id, sizeof id, "instructions %s", isa);
     step(p, id);
-    const BackendConfig config = {p->o->n_threads, isa};
+    const BackendConfig config = {.n_threads = p->o->n_threads, .isa = isa};
     Status st = device_model_open(p->m, p->d->ops, &config, &d, p->err);
     if (!st) st = check_components(p, d, p->o->type_k, p->o->type_v, id);
     device_model_close(d);

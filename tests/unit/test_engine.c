@@ -27,7 +27,8 @@ static Loaded load(const char *path, int threads, const char *isa) {
     const BackendOps *cpu = backend_by_name("cpu");
     assert_non_null(cpu);
     if (gguf_open(path, &l.g, &err) || model_bind(l.g, (Notice){0}, &l.m, &err) ||
-        device_model_open(l.m, cpu, &(BackendConfig){threads, isa}, &l.d, &err)) {
+        device_model_open(l.m, cpu, &(BackendConfig){.n_threads = threads, .isa = isa}, &l.d,
+                          &err)) {
         fail_msg("%s", err.text);
     }
     l.n_vocab = l.m->h.n_vocab;

@@ -105,6 +105,10 @@ static Status cpu_probe(Text *out, Error *err) {
     return text_append_str(out, line) ? OK : error_memory(err, "a line of text", sizeof line);
 }
 
+static bool cpu_by_default(void) {
+    return true;
+}
+
 static void cpu_close(Backend *b) {
     if (!b) return;
     for (Weight *w = b->weights, *next; w; w = next) {
@@ -145,6 +149,17 @@ static ActQuant cpu_activation(const Backend *b, TensorType weight) {
 }
 
 // --- memory -----------------------------------------------------------------------------------
+
+static uint64_t cpu_memory_free(const Backend *b) {
+    (void)b;
+    return memory_available();
+}
+
+// Vectors are kept decoded, but they are as good as nothing beside the matrices, which are borrowed.
+static uint64_t cpu_weight_bytes(const Tensor *t) {
+    (void)t;
+    return 0;
+}
 
 static Status cpu_weight(Backend *b, const Tensor *t, Weight **out, Error *err) {
     Weight *w = calloc(1, sizeof *w);
@@ -567,9 +582,9 @@ static void cpu_add(Backend *b, Buffer *x, const Buffer *y, size_t n) {
     for (size_t i = 0; i < n; i++) x->data[i] += y->data[i];
 }
 
-static void cpu_select(Backend *b, const Buffer *x, const int32_t *row, int n, int width,
-                       Buffer *y) {
-    (void)b;
+static void cpu_select(Backend *b, const Buffer *x, int from, int n, int width, Buffer *y) {
+    CHECK(from >= 0 && n <= b->batch->n_out - from);
+    const int32_t *row = b->batch->out_row + from;
     for (int i = 0; i < n; i++) {
         memcpy(y->data + (size_t)i * (size_t)width, x->data + (size_t)row[i] * (size_t)width,
                (size_t)width * sizeof(float));
@@ -580,12 +595,15 @@ const BackendOps cpu_backend = {
     .name = "cpu",
     .what = "the processor, on a pool of threads",
     .probe = cpu_probe,
+    .by_default = cpu_by_default,
     .open = cpu_open,
     .close = cpu_close,
     .device = cpu_device,
     .activation = cpu_activation,
     .batch_invariant = true,
     .isa_at = cpu_isa_at,
+    .memory_free = cpu_memory_free,
+    .weight_bytes = cpu_weight_bytes,
     .weight = cpu_weight,
     .buffer = cpu_buffer,
     .buffer_free = cpu_buffer_free,
