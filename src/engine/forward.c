@@ -7,6 +7,13 @@
 
 enum { OUT_ROWS = 32 };  // logits are made for this many rows at a time
 
+// Batches of one size that all give logits: decode steps. The first runs as any batch does (what a
+// backend prepares when it first meets a shape is then there), the second is recorded.
+typedef struct {
+    int n_runs;            // 2: no more than that are counted
+    Recording *recording;  // NULL: not recorded (yet, or the device would not)
+} Step;
+
 struct Forward {
     DeviceModel *d;
     const BackendOps *ops;
@@ -18,6 +25,7 @@ struct Forward {
     // n x: dim, dim, dim, q_dim, kv_dim, kv_dim, q_dim, ffn_dim, ffn_dim; OUT_ROWS x dim, n_vocab
     Buffer *x, *xn, *sum, *q, *k, *v, *att, *gate, *up, *rows, *logits;
     float *cosine, *sine;
+    Step steps[OUT_ROWS + 1];  // by number of tokens
 };
 
 static int q_dim(const Hparams *h) {
@@ -148,26 +156,26 @@ static Status run_layer(Forward *f, const Batch *batch, int layer, Error *err) {
     return OK;
 }
 
-// Final norm and head for the rows asked for, OUT_ROWS of them at a time.
-static Status run_head(Forward *f, int n_out, float *logits, Error *err) {
+// Final norm and head for the rows asked for from the at-th on, at most OUT_ROWS.
+static Status issue_head(Forward *f, int at, int rows, Error *err) {
     const BackendOps *ops = f->ops;
     const Hparams *h = &f->d->model->h;
-    const int most = out_rows(&f->config), layer = -1;
-    for (int at = 0; at < n_out; at += most) {
-        int rows = n_out - at < most ? n_out - at : most;
-        ops->select(f->b, f->x, at, rows, h->dim, f->rows);
-        ops->rmsnorm(f->b, f->rows, f->d->output_norm, h->rms_eps, rows, h->dim, f->rows);
-        TAP("norm", f->rows, rows, h->dim);
-        ops->matmul(f->b, f->rows, rows, &(MatmulOut){f->d->output, NULL, NULL, f->logits}, 1);
-        TAP("logits", f->logits, rows, h->n_vocab);
-        Status st = ops->download(f->b, f->logits, logits + (size_t)at * (size_t)h->n_vocab,
-                                  (size_t)rows * (size_t)h->n_vocab, err);
-        if (st) return st;
-    }
+    const int layer = -1;
+    ops->select(f->b, f->x, at, rows, h->dim, f->rows);
+    ops->rmsnorm(f->b, f->rows, f->d->output_norm, h->rms_eps, rows, h->dim, f->rows);
+    TAP("norm", f->rows, rows, h->dim);
+    ops->matmul(f->b, f->rows, rows, &(MatmulOut){f->d->output, NULL, NULL, f->logits}, 1);
+    TAP("logits", f->logits, rows, h->n_vocab);
     return OK;
 }
 
-static Status run_all(Forward *f, const Batch *batch, float *logits, Error *err) {
+static Status download_logits(Forward *f, int at, int rows, float *logits, Error *err) {
+    const size_t n_vocab = (size_t)f->d->model->h.n_vocab;
+    return f->ops->download(f->b, f->logits, logits + (size_t)at * n_vocab, (size_t)rows * n_vocab,
+                            err);
+}
+
+static Status issue_layers(Forward *f, const Batch *batch, Error *err) {
     const int layer = -1;
     f->ops->embed(f->b, f->d->token_embd, f->x);
     TAP("embd", f->x, batch->n, f->d->model->h.dim);
@@ -175,7 +183,51 @@ static Status run_all(Forward *f, const Batch *batch, float *logits, Error *err)
         Status st = run_layer(f, batch, l, err);
         if (st) return st;
     }
-    return run_head(f, batch->n_out, logits, err);
+    return OK;
+}
+
+static Status run_all(Forward *f, const Batch *batch, float *logits, Error *err) {
+    const int most = out_rows(&f->config);
+    Status st = issue_layers(f, batch, err);
+    for (int at = 0; !st && at < batch->n_out; at += most) {
+        const int rows = batch->n_out - at < most ? batch->n_out - at : most;
+        st = issue_head(f, at, rows, err);
+        if (!st) st = download_logits(f, at, rows, logits, err);
+    }
+    return st;
+}
+
+// --- steps that are always the same -----------------------------------------------------------
+
+// NULL: the batch is none that is worth recording, or somebody looks on.
+static Step *step_of(Forward *f, const Batch *batch) {
+    if (f->tap.fn || !f->ops->record || batch->n > out_rows(&f->config)) return NULL;
+    if (batch->n_out != batch->n) return NULL;
+    for (int i = 0; i < batch->n; i++) {
+        if (batch->out_row[i] != i) return NULL;
+    }
+    return &f->steps[batch->n];
+}
+
+static Status issue_step(Forward *f, const Batch *batch, Error *err) {
+    Status st = issue_layers(f, batch, err);
+    return st ? st : issue_head(f, 0, batch->n, err);
+}
+
+// A device that fails at it is a device that does not record.
+static void record_step(Forward *f, Step *s, const Batch *batch) {
+    if (f->ops->record(f->b, NULL)) return;
+    Status st = issue_step(f, batch, NULL), end = f->ops->record_end(f->b, &s->recording, NULL);
+    if (!st && !end) return;
+    f->ops->recording_free(f->b, s->recording);
+    s->recording = NULL;
+}
+
+static Status run_step(Forward *f, Step *s, const Batch *batch, float *logits, Error *err) {
+    if (s->n_runs == 1) record_step(f, s, batch);
+    if (s->n_runs < 2) s->n_runs++;
+    Status st = s->recording ? f->ops->replay(f->b, s->recording, err) : issue_step(f, batch, err);
+    return st ? st : download_logits(f, 0, batch->n, logits, err);
 }
 
 Status forward_run(Forward *f, int n, const int32_t *token, const int32_t *pos, const int32_t *seq,
@@ -190,7 +242,8 @@ Status forward_run(Forward *f, int n, const int32_t *token, const int32_t *pos, 
     const Batch batch = {n, token, pos, seq, f->cosine, f->sine, n_out, out_row};
     Status st = f->ops->begin(f->b, &batch, err);
     if (st) return st;
-    st = run_all(f, &batch, logits, err);
+    Step *step = step_of(f, &batch);
+    st = step ? run_step(f, step, &batch, logits, err) : run_all(f, &batch, logits, err);
     Status end = f->ops->end(f->b, st ? NULL : err);
     if (!st) st = end;
     if (!st && f->d->model->gguf) st = gguf_fault(f->d->model->gguf, err);
@@ -308,6 +361,9 @@ void forward_free(Forward *f) {
     if (!f) return;
     BufferPlan plan[N_BUFFERS];
     plan_buffers(f, &f->d->model->h, &f->config, plan);
+    for (int n = 0; n <= OUT_ROWS; n++) {
+        if (f->steps[n].recording) f->ops->recording_free(f->b, f->steps[n].recording);
+    }
     for (int i = 0; i < N_BUFFERS; i++) f->ops->buffer_free(f->b, *plan[i].buffer);
     f->ops->kv_free(f->b, f->kv);
     free(f->cosine);
