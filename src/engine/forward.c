@@ -7,6 +7,17 @@
 
 enum { OUT_ROWS = 32 };  // logits are made for this many rows at a time
 
+// What a pass has on one backend: the buffers between operations, the cache of the layers there.
+typedef struct {
+    const DevicePart *on;
+    const BackendOps *ops;
+    Backend *b;
+    Kv *kv;  // NULL where there are no layers
+    // n x: dim, dim, dim, q_dim, kv_dim, kv_dim, q_dim, ffn_dim, ffn_dim; OUT_ROWS x dim, n_vocab.
+    // All but x are NULL where nothing needs them.
+    Buffer *x, *xn, *sum, *q, *k, *v, *att, *gate, *up, *rows, *logits;
+} Part;
+
 // Batches of one size that all give logits: decode steps. The first runs as any batch does (what a
 // backend prepares when it first meets a shape is then there), the second is recorded.
 typedef struct {
@@ -16,14 +27,11 @@ typedef struct {
 
 struct Forward {
     DeviceModel *d;
-    const BackendOps *ops;
-    Backend *b;
     ForwardConfig config;
     HeadShape heads;
     Tap tap;
-    Kv *kv;
-    // n x: dim, dim, dim, q_dim, kv_dim, kv_dim, q_dim, ffn_dim, ffn_dim; OUT_ROWS x dim, n_vocab
-    Buffer *x, *xn, *sum, *q, *k, *v, *att, *gate, *up, *rows, *logits;
+    Part parts[DEVICE_PARTS];
+    float *carried;  // n x dim: x on its way from one part to another; NULL with one part
     float *cosine, *sine;
     Step steps[OUT_ROWS + 1];  // by number of tokens
 };
@@ -44,48 +52,50 @@ void forward_set_tap(Forward *f, Tap tap) {
     f->tap = tap;
 }
 
-Kv *forward_kv(Forward *f) {
-    return f->kv;
+// Layer n_layers is the output.
+static Part *part_of(Forward *f, int layer) {
+    return &f->parts[device_model_part(f->d, layer)];
 }
 
 // Copies a component out of the device and shows it. Only with a tap set.
-static Status tap(Forward *f, const char *name, int layer, const Buffer *buf, size_t rows,
-                  size_t width, Error *err) {
+static Status tap(const Forward *f, const Part *p, const char *name, int layer, const Buffer *buf,
+                  size_t rows, size_t width, Error *err) {
     if (!f->tap.fn) return OK;
     float *x = malloc(rows * width * sizeof *x);
     if (!x) return error_memory(err, name, rows * width * sizeof *x);
-    Status st = f->ops->download(f->b, buf, x, rows * width, err);
+    Status st = p->ops->download(p->b, buf, x, rows * width, err);
     if (!st) f->tap.fn(f->tap.user, name, layer, x, rows, width);
     free(x);
     return st;
 }
 
-#define TAP(name, buf, rows, width)                                                  \
-    do {                                                                             \
-        Status st_ = tap(f, name, layer, buf, (size_t)(rows), (size_t)(width), err); \
-        if (st_) return st_;                                                         \
+#define TAP(name, buf, rows, width)                                                     \
+    do {                                                                                \
+        Status st_ = tap(f, p, name, layer, buf, (size_t)(rows), (size_t)(width), err); \
+        if (st_) return st_;                                                            \
     } while (0)
 
 // x += W y, fused where nobody looks; with a tap the product and the sum are shown apart. Same
 // bits.
-static Status project_add(Forward *f, int n, const Buffer *in, const Weight *w, const Weight *bias,
-                          const char *name, int layer, Error *err) {
+static Status project_add(const Forward *f, const Part *p, int n, const Buffer *in, const Weight *w,
+                          const Weight *bias, const char *name, int layer, Error *err) {
     const int dim = f->d->model->h.dim;
     if (!f->tap.fn) {
-        f->ops->matmul(f->b, in, n, &(MatmulOut){w, bias, f->x, f->x}, 1);
+        p->ops->matmul(p->b, in, n, &(MatmulOut){w, bias, p->x, p->x}, 1);
         return OK;
     }
-    f->ops->matmul(f->b, in, n, &(MatmulOut){w, bias, NULL, f->sum}, 1);
-    TAP(name, f->sum, n, dim);
-    f->ops->add(f->b, f->x, f->sum, (size_t)n * (size_t)dim);
+    p->ops->matmul(p->b, in, n, &(MatmulOut){w, bias, NULL, p->sum}, 1);
+    TAP(name, p->sum, n, dim);
+    p->ops->add(p->b, p->x, p->sum, (size_t)n * (size_t)dim);
     return OK;
 }
 
 // With a tap that wants them attention also writes its scores: n * n_heads x n_keys each.
-static Status attend(Forward *f, const Batch *batch, int layer, Error *err) {
+static Status attend(const Forward *f, const Part *p, const Batch *batch, int layer, Error *err) {
     const HeadShape *h = &f->heads;
+    const int at = layer - p->on->first;
     if (!f->tap.fn || !f->tap.scores) {
-        f->ops->attention(f->b, h, f->q, f->kv, layer, f->att, NULL, NULL, 0);
+        p->ops->attention(p->b, h, p->q, p->kv, at, p->att, NULL, NULL, 0);
         return OK;
     }
     int n_keys = 0;
@@ -93,116 +103,134 @@ static Status attend(Forward *f, const Batch *batch, int layer, Error *err) {
         n_keys = batch->pos[i] >= n_keys ? batch->pos[i] + 1 : n_keys;
     size_t rows = (size_t)batch->n * (size_t)h->n_heads, n = rows * (size_t)n_keys;
     Buffer *kq = NULL, *soft = NULL;
-    Status st = f->ops->buffer(f->b, n, &kq, err);
-    if (!st) st = f->ops->buffer(f->b, n, &soft, err);
+    Status st = p->ops->buffer(p->b, n, &kq, err);
+    if (!st) st = p->ops->buffer(p->b, n, &soft, err);
     if (!st) {
-        f->ops->attention(f->b, h, f->q, f->kv, layer, f->att, kq, soft, n_keys);
-        st = tap(f, "kq", layer, kq, rows, (size_t)n_keys, err);
+        p->ops->attention(p->b, h, p->q, p->kv, at, p->att, kq, soft, n_keys);
+        st = tap(f, p, "kq", layer, kq, rows, (size_t)n_keys, err);
     }
-    if (!st) st = tap(f, "kq_soft_max", layer, soft, rows, (size_t)n_keys, err);
-    f->ops->buffer_free(f->b, kq);
-    f->ops->buffer_free(f->b, soft);
+    if (!st) st = tap(f, p, "kq_soft_max", layer, soft, rows, (size_t)n_keys, err);
+    p->ops->buffer_free(p->b, kq);
+    p->ops->buffer_free(p->b, soft);
     return st;
 }
 
-static Status run_layer(Forward *f, const Batch *batch, int layer, Error *err) {
-    const BackendOps *ops = f->ops;
+static Status run_layer(const Forward *f, const Part *p, const Batch *batch, int layer,
+                        Error *err) {
+    const BackendOps *ops = p->ops;
     const Hparams *h = &f->d->model->h;
     const DeviceLayer *w = &f->d->layers[layer];
-    Backend *b = f->b;
+    Backend *b = p->b;
     const int n = batch->n;
 
     // x: n x dim -> q: n x heads * head_dim; k, v: n x kv_heads * head_dim
-    ops->rmsnorm(b, f->x, w->attn_norm, h->rms_eps, n, h->dim, f->xn);
-    TAP("attn_norm", f->xn, n, h->dim);
-    const MatmulOut qkv[] = {{w->q, w->q_bias, NULL, f->q},
-                             {w->k, w->k_bias, NULL, f->k},
-                             {w->v, w->v_bias, NULL, f->v}};
-    ops->matmul(b, f->xn, n, qkv, 3);
-    TAP("q", f->q, n, q_dim(h));
-    TAP("k", f->k, n, kv_dim(h));
-    TAP("v", f->v, n, kv_dim(h));
+    ops->rmsnorm(b, p->x, w->attn_norm, h->rms_eps, n, h->dim, p->xn);
+    TAP("attn_norm", p->xn, n, h->dim);
+    const MatmulOut qkv[] = {{w->q, w->q_bias, NULL, p->q},
+                             {w->k, w->k_bias, NULL, p->k},
+                             {w->v, w->v_bias, NULL, p->v}};
+    ops->matmul(b, p->xn, n, qkv, 3);
+    TAP("q", p->q, n, q_dim(h));
+    TAP("k", p->k, n, kv_dim(h));
+    TAP("v", p->v, n, kv_dim(h));
     if (w->q_norm) {  // each head is a row
-        ops->rmsnorm(b, f->q, w->q_norm, h->rms_eps, n * h->n_heads, h->head_dim, f->q);
-        TAP("q_norm", f->q, n, q_dim(h));
+        ops->rmsnorm(b, p->q, w->q_norm, h->rms_eps, n * h->n_heads, h->head_dim, p->q);
+        TAP("q_norm", p->q, n, q_dim(h));
     }
     if (w->k_norm) {
-        ops->rmsnorm(b, f->k, w->k_norm, h->rms_eps, n * h->n_kv_heads, h->head_dim, f->k);
-        TAP("k_norm", f->k, n, kv_dim(h));
+        ops->rmsnorm(b, p->k, w->k_norm, h->rms_eps, n * h->n_kv_heads, h->head_dim, p->k);
+        TAP("k_norm", p->k, n, kv_dim(h));
     }
-    ops->rope_kv(b, &f->heads, f->q, f->k, f->v, f->kv, layer);
-    TAP("q_rope", f->q, n, q_dim(h));
-    TAP("k_rope", f->k, n, kv_dim(h));
-    Status st = attend(f, batch, layer, err);  // att: n x heads * head_dim
+    ops->rope_kv(b, &f->heads, p->q, p->k, p->v, p->kv, layer - p->on->first);
+    TAP("q_rope", p->q, n, q_dim(h));
+    TAP("k_rope", p->k, n, kv_dim(h));
+    Status st = attend(f, p, batch, layer, err);  // att: n x heads * head_dim
     if (st) return st;
-    TAP("attn", f->att, n, q_dim(h));
-    st = project_add(f, n, f->att, w->attn_out, w->attn_out_bias, "attn_out", layer, err);
+    TAP("attn", p->att, n, q_dim(h));
+    st = project_add(f, p, n, p->att, w->attn_out, w->attn_out_bias, "attn_out", layer, err);
     if (st) return st;
-    TAP("ffn_inp", f->x, n, h->dim);
+    TAP("ffn_inp", p->x, n, h->dim);
 
     // gate, up: n x ffn_dim
-    ops->rmsnorm(b, f->x, w->ffn_norm, h->rms_eps, n, h->dim, f->xn);
-    TAP("ffn_norm", f->xn, n, h->dim);
-    const MatmulOut gate_up[] = {{w->ffn_gate, w->ffn_gate_bias, NULL, f->gate},
-                                 {w->ffn_up, w->ffn_up_bias, NULL, f->up}};
-    ops->matmul(b, f->xn, n, gate_up, 2);
-    TAP("ffn_gate", f->gate, n, h->ffn_dim);
-    TAP("ffn_up", f->up, n, h->ffn_dim);
-    ops->swiglu(b, f->gate, f->up, (size_t)n * (size_t)h->ffn_dim, f->gate);
-    TAP("ffn_act", f->gate, n, h->ffn_dim);
-    st = project_add(f, n, f->gate, w->ffn_down, w->ffn_down_bias, "ffn_out", layer, err);
+    ops->rmsnorm(b, p->x, w->ffn_norm, h->rms_eps, n, h->dim, p->xn);
+    TAP("ffn_norm", p->xn, n, h->dim);
+    const MatmulOut gate_up[] = {{w->ffn_gate, w->ffn_gate_bias, NULL, p->gate},
+                                 {w->ffn_up, w->ffn_up_bias, NULL, p->up}};
+    ops->matmul(b, p->xn, n, gate_up, 2);
+    TAP("ffn_gate", p->gate, n, h->ffn_dim);
+    TAP("ffn_up", p->up, n, h->ffn_dim);
+    ops->swiglu(b, p->gate, p->up, (size_t)n * (size_t)h->ffn_dim, p->gate);
+    TAP("ffn_act", p->gate, n, h->ffn_dim);
+    st = project_add(f, p, n, p->gate, w->ffn_down, w->ffn_down_bias, "ffn_out", layer, err);
     if (st) return st;
-    TAP("l_out", f->x, n, h->dim);
+    TAP("l_out", p->x, n, h->dim);
     return OK;
 }
 
-// Final norm and head for the rows asked for from the at-th on, at most OUT_ROWS.
-static Status issue_head(Forward *f, int at, int rows, Error *err) {
-    const BackendOps *ops = f->ops;
+// x goes on from the part *p to the part that has `layer`.
+static Status carry(Forward *f, Part **p, int layer, int n, Error *err) {
+    const size_t n_floats = (size_t)n * (size_t)f->d->model->h.dim;
+    Part *from = *p, *to = part_of(f, layer);
+    if (from == to) return OK;
+    *p = to;
+    Status st = from->ops->download(from->b, from->x, f->carried, n_floats, err);
+    return st ? st : to->ops->upload(to->b, to->x, f->carried, n_floats, err);
+}
+
+// From token ids to x, n x dim, where the output is made of it.
+static Status run_layers(Forward *f, const Batch *batch, Error *err) {
+    const int n_layers = f->d->model->h.n_layers;
+    Part *p = part_of(f, 0);
+    int layer = -1;
+    p->ops->embed(p->b, p->on->token_embd, p->x);
+    TAP("embd", p->x, batch->n, f->d->model->h.dim);
+    for (layer = 0; layer < n_layers; layer++) {
+        Status st = carry(f, &p, layer, batch->n, err);
+        if (!st) st = run_layer(f, p, batch, layer, err);
+        if (st) return st;
+    }
+    return carry(f, &p, n_layers, batch->n, err);
+}
+
+// Final norm and head for at most OUT_ROWS of the rows asked for, from the at-th on.
+static Status run_head(const Forward *f, const Part *p, int at, int rows, Error *err) {
+    const BackendOps *ops = p->ops;
     const Hparams *h = &f->d->model->h;
     const int layer = -1;
-    ops->select(f->b, f->x, at, rows, h->dim, f->rows);
-    ops->rmsnorm(f->b, f->rows, f->d->output_norm, h->rms_eps, rows, h->dim, f->rows);
-    TAP("norm", f->rows, rows, h->dim);
-    ops->matmul(f->b, f->rows, rows, &(MatmulOut){f->d->output, NULL, NULL, f->logits}, 1);
-    TAP("logits", f->logits, rows, h->n_vocab);
+    ops->select(p->b, p->x, at, rows, h->dim, p->rows);
+    ops->rmsnorm(p->b, p->rows, p->on->output_norm, h->rms_eps, rows, h->dim, p->rows);
+    TAP("norm", p->rows, rows, h->dim);
+    ops->matmul(p->b, p->rows, rows, &(MatmulOut){p->on->head, NULL, NULL, p->logits}, 1);
+    TAP("logits", p->logits, rows, h->n_vocab);
     return OK;
 }
 
-static Status download_logits(Forward *f, int at, int rows, float *logits, Error *err) {
+static Status download_logits(const Forward *f, const Part *p, int at, int rows, float *logits,
+                              Error *err) {
     const size_t n_vocab = (size_t)f->d->model->h.n_vocab;
-    return f->ops->download(f->b, f->logits, logits + (size_t)at * n_vocab, (size_t)rows * n_vocab,
+    return p->ops->download(p->b, p->logits, logits + (size_t)at * n_vocab, (size_t)rows * n_vocab,
                             err);
 }
 
-static Status issue_layers(Forward *f, const Batch *batch, Error *err) {
-    const int layer = -1;
-    f->ops->embed(f->b, f->d->token_embd, f->x);
-    TAP("embd", f->x, batch->n, f->d->model->h.dim);
-    for (int l = 0; l < f->d->model->h.n_layers; l++) {
-        Status st = run_layer(f, batch, l, err);
-        if (st) return st;
-    }
-    return OK;
-}
-
 static Status run_all(Forward *f, const Batch *batch, float *logits, Error *err) {
+    const Part *p = part_of(f, f->d->model->h.n_layers);
     const int most = out_rows(&f->config);
-    Status st = issue_layers(f, batch, err);
+    Status st = run_layers(f, batch, err);
     for (int at = 0; !st && at < batch->n_out; at += most) {
         const int rows = batch->n_out - at < most ? batch->n_out - at : most;
-        st = issue_head(f, at, rows, err);
-        if (!st) st = download_logits(f, at, rows, logits, err);
+        st = run_head(f, p, at, rows, err);
+        if (!st) st = download_logits(f, p, at, rows, logits, err);
     }
     return st;
 }
 
 // --- steps that are always the same -----------------------------------------------------------
 
-// NULL: the batch is none that is worth recording, or somebody looks on.
+// NULL: the batch is none that is worth recording, or somebody looks on, or x has to leave its
+// device on the way.
 static Step *step_of(Forward *f, const Batch *batch) {
-    if (f->tap.fn || !f->ops->record || batch->n > out_rows(&f->config)) return NULL;
-    if (batch->n_out != batch->n) return NULL;
+    if (f->tap.fn || f->d->n_parts > 1 || !f->parts[0].ops->record) return NULL;
+    if (batch->n_out != batch->n || batch->n > out_rows(&f->config)) return NULL;
     for (int i = 0; i < batch->n; i++) {
         if (batch->out_row[i] != i) return NULL;
     }
@@ -210,24 +238,50 @@ static Step *step_of(Forward *f, const Batch *batch) {
 }
 
 static Status issue_step(Forward *f, const Batch *batch, Error *err) {
-    Status st = issue_layers(f, batch, err);
-    return st ? st : issue_head(f, 0, batch->n, err);
+    Status st = run_layers(f, batch, err);
+    return st ? st : run_head(f, &f->parts[0], 0, batch->n, err);
 }
 
 // A device that fails at it is a device that does not record.
 static void record_step(Forward *f, Step *s, const Batch *batch) {
-    if (f->ops->record(f->b, NULL)) return;
-    Status st = issue_step(f, batch, NULL), end = f->ops->record_end(f->b, &s->recording, NULL);
+    const Part *p = &f->parts[0];
+    if (p->ops->record(p->b, NULL)) return;
+    Status st = issue_step(f, batch, NULL), end = p->ops->record_end(p->b, &s->recording, NULL);
     if (!st && !end) return;
-    f->ops->recording_free(f->b, s->recording);
+    p->ops->recording_free(p->b, s->recording);
     s->recording = NULL;
 }
 
 static Status run_step(Forward *f, Step *s, const Batch *batch, float *logits, Error *err) {
+    const Part *p = &f->parts[0];
     if (s->n_runs == 1) record_step(f, s, batch);
     if (s->n_runs < 2) s->n_runs++;
-    Status st = s->recording ? f->ops->replay(f->b, s->recording, err) : issue_step(f, batch, err);
-    return st ? st : download_logits(f, 0, batch->n, logits, err);
+    Status st = s->recording ? p->ops->replay(p->b, s->recording, err) : issue_step(f, batch, err);
+    return st ? st : download_logits(f, p, 0, batch->n, logits, err);
+}
+
+// --- one batch --------------------------------------------------------------------------------
+
+// On all parts or on none. own: what each is told, to stay until end_all.
+static Status begin_all(Forward *f, const Batch *batch, Batch own[DEVICE_PARTS], Error *err) {
+    Status st = OK;
+    int i;
+    for (i = 0; !st && i < f->d->n_parts; i++) {
+        own[i] = *batch;
+        if (!f->parts[i].on->output) own[i].n_out = 0, own[i].out_row = NULL;
+        st = f->parts[i].ops->begin(f->parts[i].b, &own[i], err);
+    }
+    for (i -= 2; st && i >= 0; i--) f->parts[i].ops->end(f->parts[i].b, NULL);
+    return st;
+}
+
+static Status end_all(Forward *f, Error *err) {
+    Status first = OK;
+    for (int i = 0; i < f->d->n_parts; i++) {
+        Status st = f->parts[i].ops->end(f->parts[i].b, first ? NULL : err);
+        if (!first) first = st;
+    }
+    return first;
 }
 
 Status forward_run(Forward *f, int n, const int32_t *token, const int32_t *pos, const int32_t *seq,
@@ -240,153 +294,125 @@ Status forward_run(Forward *f, int n, const int32_t *token, const int32_t *pos, 
                  f->sine + (size_t)i * (size_t)f->d->rope.n_pairs);
     }
     const Batch batch = {n, token, pos, seq, f->cosine, f->sine, n_out, out_row};
-    Status st = f->ops->begin(f->b, &batch, err);
+    Batch own[DEVICE_PARTS];
+    Status st = begin_all(f, &batch, own, err);
     if (st) return st;
     Step *step = step_of(f, &batch);
     st = step ? run_step(f, step, &batch, logits, err) : run_all(f, &batch, logits, err);
-    Status end = f->ops->end(f->b, st ? NULL : err);
+    Status end = end_all(f, st ? NULL : err);
     if (!st) st = end;
     if (!st && f->d->model->gguf) st = gguf_fault(f->d->model->gguf, err);
     return st;
 }
 
+// --- the cache --------------------------------------------------------------------------------
+
+Status forward_kv_read(Forward *f, int layer, int seq, int pos, float *k, float *v, Error *err) {
+    if (layer < 0 || layer >= f->d->model->h.n_layers) {
+        return error_set(err, ERR_USAGE, "the KV cache has no layer %d", layer);
+    }
+    const Part *p = part_of(f, layer);
+    return p->ops->kv_read(p->b, p->kv, layer - p->on->first, seq, pos, k, v, err);
+}
+
+void forward_kv_copy(Forward *f, int from_seq, int to_seq, int n_pos) {
+    for (int i = 0; i < f->d->n_parts; i++) {
+        const Part *p = &f->parts[i];
+        if (p->kv) p->ops->kv_copy(p->b, p->kv, from_seq, to_seq, n_pos);
+    }
+}
+
 // --- opening and closing ----------------------------------------------------------------------
 
-void device_model_close(DeviceModel *d) {
-    if (!d) return;
-    if (d->backend) d->ops->close(d->backend);
-    rope_free(&d->rope);
-    free(d->layers);
-    free(d);
-}
-
-static Status bind_layers(DeviceModel *d, Error *err) {
-    for (int l = 0; l < d->model->h.n_layers; l++) {
-        const LayerWeights *from = &d->model->layers[l];
-        DeviceLayer *to = &d->layers[l];
-        const struct {
-            const Tensor *tensor;
-            const Weight **weight;
-        } pairs[] = {{from->attn_norm, &to->attn_norm},
-                     {from->q, &to->q},
-                     {from->k, &to->k},
-                     {from->v, &to->v},
-                     {from->q_bias, &to->q_bias},
-                     {from->k_bias, &to->k_bias},
-                     {from->v_bias, &to->v_bias},
-                     {from->q_norm, &to->q_norm},
-                     {from->k_norm, &to->k_norm},
-                     {from->attn_out, &to->attn_out},
-                     {from->attn_out_bias, &to->attn_out_bias},
-                     {from->ffn_norm, &to->ffn_norm},
-                     {from->ffn_gate, &to->ffn_gate},
-                     {from->ffn_up, &to->ffn_up},
-                     {from->ffn_down, &to->ffn_down},
-                     {from->ffn_gate_bias, &to->ffn_gate_bias},
-                     {from->ffn_up_bias, &to->ffn_up_bias},
-                     {from->ffn_down_bias, &to->ffn_down_bias}};
-        for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
-            Weight *w = NULL;
-            Status st = pairs[i].tensor ? d->ops->weight(d->backend, pairs[i].tensor, &w, err) : OK;
-            if (st) return st;
-            *pairs[i].weight = w;
-        }
-    }
-    return OK;
-}
-
-Status device_model_open(const Model *m, const BackendOps *ops, const BackendConfig *config,
-                         DeviceModel **out, Error *err) {
-    *out = NULL;
-    DeviceModel *d = calloc(1, sizeof *d);
-    if (!d) return error_memory(err, "the model", sizeof *d);
-    d->model = m, d->ops = ops;
-    d->layers = calloc((size_t)m->h.n_layers, sizeof *d->layers);
-    Status st = d->layers ? OK : error_memory(err, "the model's layers", 0);
-    if (!st) st = rope_new(m, &d->rope, err);
-    if (!st) st = ops->open(config, &d->backend, err);
-    if (!st) st = ops->weight(d->backend, m->token_embd, &d->token_embd, err);
-    if (!st) st = bind_layers(d, err);
-    if (!st) st = ops->weight(d->backend, m->output_norm, &d->output_norm, err);
-    d->output = d->token_embd;
-    if (!st && !m->tied) st = ops->weight(d->backend, m->output, &d->output, err);
-    if (st) {
-        device_model_close(d);
-        return st;
-    }
-    *out = d;
-    return OK;
-}
-
-static KvShape kv_shape(const Hparams *h, const ForwardConfig *c) {
-    return (KvShape){h->n_layers, h->n_kv_heads, h->head_dim, c->n_ctx,
-                     c->n_seqs,   c->type_k,     c->type_v};
+static KvShape kv_shape(const Hparams *h, const DevicePart *on, const ForwardConfig *c) {
+    return (KvShape){on->n_layers, h->n_kv_heads, h->head_dim, c->n_ctx,
+                     c->n_seqs,    c->type_k,     c->type_v};
 }
 
 typedef struct {
     Buffer **buffer;
-    size_t n;
+    size_t n;  // floats; 0: not needed
 } BufferPlan;
 
 enum { N_BUFFERS = 11 };
 
-static void plan_buffers(Forward *f, const Hparams *h, const ForwardConfig *c, BufferPlan *plan) {
-    const size_t n = (size_t)c->max_batch, dim = (size_t)h->dim, ffn = (size_t)h->ffn_dim;
-    const size_t q = (size_t)q_dim(h), kv = (size_t)kv_dim(h), out = (size_t)out_rows(c);
-    const BufferPlan p[N_BUFFERS] = {{&f->x, n * dim},
-                                     {&f->xn, n * dim},
-                                     {&f->sum, n * dim},
-                                     {&f->q, n * q},
-                                     {&f->k, n * kv},
-                                     {&f->v, n * kv},
-                                     {&f->att, n * q},
-                                     {&f->gate, n * ffn},
-                                     {&f->up, n * ffn},
-                                     {&f->rows, out * dim},
-                                     {&f->logits, out * (size_t)h->n_vocab}};
-    memcpy(plan, p, sizeof p);
+static void plan_buffers(Part *p, const Hparams *h, const DevicePart *on, const ForwardConfig *c,
+                         BufferPlan *plan) {
+    const size_t n = (size_t)c->max_batch, in = on->n_layers ? n : 0;
+    const size_t out = on->output ? (size_t)out_rows(c) : 0;
+    const size_t dim = (size_t)h->dim, ffn = (size_t)h->ffn_dim;
+    const size_t q = (size_t)q_dim(h), kv = (size_t)kv_dim(h);
+    const BufferPlan all[N_BUFFERS] = {{&p->x, n * dim},
+                                       {&p->xn, in * dim},
+                                       {&p->sum, in * dim},
+                                       {&p->q, in * q},
+                                       {&p->k, in * kv},
+                                       {&p->v, in * kv},
+                                       {&p->att, in * q},
+                                       {&p->gate, in * ffn},
+                                       {&p->up, in * ffn},
+                                       {&p->rows, out * dim},
+                                       {&p->logits, out * (size_t)h->n_vocab}};
+    memcpy(plan, all, sizeof all);
 }
 
-uint64_t forward_bytes(const DeviceModel *d, const ForwardConfig *config) {
-    Forward unused;
+uint64_t forward_bytes(const Model *m, const DevicePart *on, const ForwardConfig *config) {
+    Part unused;
     BufferPlan plan[N_BUFFERS];
-    const KvShape shape = kv_shape(&d->model->h, config);
-    uint64_t bytes = d->ops->kv_bytes(&shape);
-    plan_buffers(&unused, &d->model->h, config, plan);
+    const KvShape shape = kv_shape(&m->h, on, config);
+    uint64_t bytes = on->n_layers ? on->ops->kv_bytes(&shape) : 0;
+    plan_buffers(&unused, &m->h, on, config, plan);
     for (int i = 0; i < N_BUFFERS; i++) bytes += plan[i].n * sizeof(float);
     return bytes;
 }
 
+static void free_part(Part *p, const Hparams *h, const ForwardConfig *c) {
+    BufferPlan plan[N_BUFFERS];
+    plan_buffers(p, h, p->on, c, plan);
+    for (int i = 0; i < N_BUFFERS; i++) {
+        if (*plan[i].buffer) p->ops->buffer_free(p->b, *plan[i].buffer);
+    }
+    if (p->kv) p->ops->kv_free(p->b, p->kv);
+}
+
 void forward_free(Forward *f) {
     if (!f) return;
-    BufferPlan plan[N_BUFFERS];
-    plan_buffers(f, &f->d->model->h, &f->config, plan);
     for (int n = 0; n <= OUT_ROWS; n++) {
-        if (f->steps[n].recording) f->ops->recording_free(f->b, f->steps[n].recording);
+        const Part *p = &f->parts[0];
+        if (f->steps[n].recording) p->ops->recording_free(p->b, f->steps[n].recording);
     }
-    for (int i = 0; i < N_BUFFERS; i++) f->ops->buffer_free(f->b, *plan[i].buffer);
-    f->ops->kv_free(f->b, f->kv);
+    for (int i = 0; i < f->d->n_parts; i++) {
+        free_part(&f->parts[i], &f->d->model->h, &f->config);
+    }
+    free(f->carried);
     free(f->cosine);
     free(f->sine);
     free(f);
 }
 
-static Status take_buffers(Forward *f, Error *err) {
-    const Hparams *h = &f->d->model->h;
-    const KvShape shape = kv_shape(h, &f->config);
-    const size_t table = (size_t)f->config.max_batch * (size_t)f->d->rope.n_pairs;
+static Status take_part(Part *p, const Hparams *h, const ForwardConfig *c, Error *err) {
+    const KvShape shape = kv_shape(h, p->on, c);
     BufferPlan plan[N_BUFFERS];
-    plan_buffers(f, h, &f->config, plan);
-    for (int i = 0; i < N_BUFFERS; i++) {
-        Status st = f->ops->buffer(f->b, plan[i].n, plan[i].buffer, err);
-        if (st) return st;
+    plan_buffers(p, h, p->on, c, plan);
+    Status st = OK;
+    for (int i = 0; !st && i < N_BUFFERS; i++) {
+        if (plan[i].n) st = p->ops->buffer(p->b, plan[i].n, plan[i].buffer, err);
     }
+    if (!st) {
+        st = p->ops->reserve(p->b, c->max_batch, c->n_ctx, h->n_heads / h->n_kv_heads, err);
+    }
+    return st || !p->on->n_layers ? st : p->ops->kv_new(p->b, &shape, &p->kv, err);
+}
+
+static Status take_tables(Forward *f, Error *err) {
+    const size_t n = (size_t)f->config.max_batch, table = n * (size_t)f->d->rope.n_pairs;
+    const size_t carried = f->d->n_parts > 1 ? n * (size_t)f->d->model->h.dim : 0;
     f->cosine = calloc(table, sizeof *f->cosine);
     f->sine = calloc(table, sizeof *f->sine);
     if (!f->cosine || !f->sine) return error_memory(err, "RoPE tables", table * sizeof(float));
-    Status st = f->ops->reserve(f->b, f->config.max_batch, f->config.n_ctx,
-                                h->n_heads / h->n_kv_heads, err);
-    return st ? st : f->ops->kv_new(f->b, &shape, &f->kv, err);
+    if (carried && !(f->carried = calloc(carried, sizeof *f->carried)))
+        return error_memory(err, "activations", carried * sizeof *f->carried);
+    return OK;
 }
 
 Status forward_new(DeviceModel *d, const ForwardConfig *config, Forward **out, Error *err) {
@@ -394,14 +420,19 @@ Status forward_new(DeviceModel *d, const ForwardConfig *config, Forward **out, E
     *out = NULL;
     Forward *f = calloc(1, sizeof *f);
     if (!f) return error_memory(err, "the forward pass", sizeof *f);
-    f->d = d, f->ops = d->ops, f->b = d->backend, f->config = *config;
+    f->d = d, f->config = *config;
     f->heads = (HeadShape){.n_heads = h->n_heads,
                            .n_kv_heads = h->n_kv_heads,
                            .head_dim = h->head_dim,
                            .n_rot = h->n_rot,
                            .neox = h->rope_pairing == ROPE_NEOX,
                            .scale = (float)(1.0 / sqrt(h->head_dim))};
-    Status st = take_buffers(f, err);
+    for (int i = 0; i < d->n_parts; i++) {
+        const DevicePart *on = &d->parts[i];
+        f->parts[i] = (Part){.on = on, .ops = on->ops, .b = on->backend};
+    }
+    Status st = take_tables(f, err);
+    for (int i = 0; !st && i < d->n_parts; i++) st = take_part(&f->parts[i], h, config, err);
     if (st) {
         forward_free(f);
         return st;

@@ -1,35 +1,13 @@
 // The forward pass of a Llama-family model over backend.h: one batch in, logits of the rows asked
 // for out.
 //
-// This room owns: the order of the operations, the buffers between them, the taps.
-// It leaves to others: arithmetic (backend/), which tokens to run and what to do with logits
-// (session.h).
+// This room owns: the order of the operations, the buffers between them, the way from one part of a
+// split model to the next, recordings, the taps. It leaves to others: arithmetic (backend/), where
+// layers are (device_model.h), which tokens to run and what to do with logits (session.h).
 #ifndef PLUMB_ENGINE_FORWARD_H
 #define PLUMB_ENGINE_FORWARD_H
 
-#include "backend/backend.h"
-#include "engine/rope.h"
-#include "model/model.h"
-
-// The weights of a model on a backend; shared by all forward passes over them.
-typedef struct {
-    const Weight *attn_norm, *q, *k, *v, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm;
-    const Weight *attn_out, *attn_out_bias, *ffn_norm, *ffn_gate, *ffn_up, *ffn_down;
-    const Weight *ffn_gate_bias, *ffn_up_bias, *ffn_down_bias;
-} DeviceLayer;
-
-typedef struct {
-    const Model *model;
-    const BackendOps *ops;
-    Backend *backend;  // owned
-    Rope rope;
-    Weight *token_embd, *output_norm, *output;
-    DeviceLayer *layers;
-} DeviceModel;
-
-Status device_model_open(const Model *m, const BackendOps *ops, const BackendConfig *config,
-                         DeviceModel **out, Error *err);
-void device_model_close(DeviceModel *d);
+#include "engine/device_model.h"
 
 // A tap receives each component's output as float32, rows x width, valid during the call. Names as
 // in docs (embd, attn_norm, q, ...); layer is -1 outside the layers. kq and kq_soft_max have rows *
@@ -48,12 +26,18 @@ typedef struct {
     TensorType type_k, type_v;
 } ForwardConfig;
 
-// What forward_new will allocate, KV cache and activations, in bytes.
-uint64_t forward_bytes(const DeviceModel *d, const ForwardConfig *config);
+// What forward_new will take of a part's memory, KV cache and activations, in bytes. The part need
+// not be open.
+uint64_t forward_bytes(const Model *m, const DevicePart *part, const ForwardConfig *config);
 Status forward_new(DeviceModel *d, const ForwardConfig *config, Forward **out, Error *err);
 void forward_free(Forward *f);
 void forward_set_tap(Forward *f, Tap tap);  // fn NULL: none
-Kv *forward_kv(Forward *f);
+
+// What the cache holds at (layer, seq, pos) as float32: n_kv_heads * head_dim each. ERR_USAGE
+// outside the cache.
+Status forward_kv_read(Forward *f, int layer, int seq, int pos, float *k, float *v, Error *err);
+// Copies the first n_pos positions of one sequence to another.
+void forward_kv_copy(Forward *f, int from_seq, int to_seq, int n_pos);
 
 // Runs n <= max_batch tokens; token[i] of sequence seq[i] at pos[i] < n_ctx (see Batch). logits
 // gets n_out rows of n_vocab: those of the tokens at the indices out_row[0..n_out). No allocation

@@ -133,8 +133,8 @@ void plumb_model_describe(const plumb_model *m, plumb_model_info *out) {
     *out = (plumb_model_info){
         .name = m->name,
         .architecture = arch_name(h->arch),
-        .backend = m->device->ops->name,
-        .device = m->device->ops->device(m->device->backend),
+        .backend = device_model_backend(m->device),
+        .device = device_model_device(m->device),
         .chat_template = m->chat_template ? chat_template_name(m->chat_template) : NULL,
         .chat_notice = m->chat_notice.len ? m->chat_notice.data : "",
         .n_vocab = h->n_vocab,

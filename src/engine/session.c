@@ -45,7 +45,9 @@ static uint64_t bytes_at(const DeviceModel *d, SessionConfig c, int n_ctx) {
     c.n_ctx = n_ctx;
     fit_batch(&c);
     const ForwardConfig f = forward_config(&c);
-    return forward_bytes(d, &f);
+    uint64_t bytes = 0;
+    for (int i = 0; i < d->n_parts; i++) bytes += forward_bytes(d->model, &d->parts[i], &f);
+    return bytes;
 }
 
 // The model's context, halved until its cache fits half of the free memory; a context that was

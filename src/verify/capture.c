@@ -84,7 +84,7 @@ static void on_logits(void *user, size_t index, const float *logits) {
 }
 
 // The keys and values of all positions as the cache holds them now.
-static Status read_cache(Capture *c, const DeviceModel *d, Kv *kv) {
+static Status read_cache(Capture *c, Forward *f) {
     const size_t width = width_of(&c->m->h, COMP_K_CACHE, c->n);
     const bool both[2] = {c->which >> COMP_K_CACHE & 1, c->which >> COMP_V_CACHE & 1};
     if (!both[0] && !both[1]) return OK;
@@ -102,8 +102,7 @@ static Status read_cache(Capture *c, const DeviceModel *d, Kv *kv) {
             to[i] = (float *)(uintptr_t)slot->x;
         }
         for (size_t pos = 0; !st && pos < c->n; pos++) {
-            st = d->ops->kv_read(d->backend, kv, layer, 0, (int)pos,
-                                 to[0] ? to[0] + pos * width : scratch,
+            st = forward_kv_read(f, layer, 0, (int)pos, to[0] ? to[0] + pos * width : scratch,
                                  to[1] ? to[1] + pos * width : scratch, c->err);
         }
     }
@@ -176,7 +175,7 @@ Status capture_prompt(Session *s, const DeviceModel *d, const int32_t *tokens, s
     st = session_eval(s, 0, tokens, n, &o, NULL, c.err);
     forward_set_tap(session_forward(s), (Tap){0});
     if (c.status) st = c.status;
-    if (!st) st = read_cache(&c, d, forward_kv(session_forward(s)));
+    if (!st) st = read_cache(&c, session_forward(s));
     if (!st) st = write_probs(&c, choice.best);
 
     for (size_t i = 0; i < n_slots; i++) {
@@ -202,16 +201,29 @@ Status capture_model_sha256(const Gguf *g, char out[65], Error *err) {
     return gguf_fault(g, err);
 }
 
+// Do all layers, and the output, round the input of such weights in one way?
+static bool rounds_alike(const DeviceModel *d, TensorType type) {
+    const ActQuant first = device_model_activation(d, 0, type);
+    for (int l = 1; l <= d->model->h.n_layers; l++) {
+        if (device_model_activation(d, l, type) != first) return false;
+    }
+    return true;
+}
+
+// Where the parts of a split model round differently nothing is said: verify then finds it out.
 static Status describe_activation(TraceWriter *w, const DeviceModel *d, Error *err) {
     bool seen[TYPE_LIMIT] = {false};
     Status st = OK;
+    for (size_t i = 0; i < gguf_n_tensors(d->model->gguf); i++) {
+        if (!rounds_alike(d, gguf_tensor_at(d->model->gguf, i)->type)) return OK;
+    }
     for (size_t i = 0; !st && i < gguf_n_tensors(d->model->gguf); i++) {
         const Tensor *t = gguf_tensor_at(d->model->gguf, i);
         if (t->n_dims < 2 || seen[t->type]) continue;
         char key[64];
         seen[t->type] = true;
         snprintf(key, sizeof key, "activation.%s", type_info(t->type)->name);
-        st = trace_writer_str(w, key, act_quant_name(d->ops->activation(d->backend, t->type)), err);
+        st = trace_writer_str(w, key, act_quant_name(device_model_activation(d, 0, t->type)), err);
     }
     return st;
 }
@@ -266,8 +278,8 @@ Status capture_describe(TraceWriter *w, const DeviceModel *d, TensorType type_k,
         const char *key, *text;
     } texts[] = {{"model_sha256", sha},
                  {"qk_layout", "gguf"},
-                 {"backend", d->ops->name},
-                 {"device", d->ops->device(d->backend)},
+                 {"backend", device_model_backend(d)},
+                 {"device", device_model_device(d)},
                  {"kv_type_k", type_info(type_k)->name},
                  {"kv_type_v", type_info(type_v)->name},
                  {"build", "plumb " PLUMB_VERSION}};

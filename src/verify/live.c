@@ -47,7 +47,7 @@ void live_rounding(const DeviceModel *d, TensorType type_k, TensorType type_v, R
                       .attn_declared = true};
     for (int t = 0; t < TYPE_LIMIT; t++) {
         if (!type_info((TensorType)t)) continue;
-        out->act.way[t] = act_way_of(d->ops->activation(d->backend, (TensorType)t));
+        out->act.way[t] = act_way_of(device_model_activation(d, 0, (TensorType)t));
     }
 }
 
@@ -114,11 +114,10 @@ static Status add_array(Live *l, Stage *s, ComponentRef ref, size_t width, Trace
 // What the cache holds of a layer, all tokens: n rows each.
 static Status read_cache(const Live *l, int layer, float *k, float *v) {
     const size_t width = (size_t)l->m->h.n_kv_heads * (size_t)l->m->h.head_dim;
-    const Kv *kv = forward_kv(session_forward(l->session));
+    Forward *f = session_forward(l->session);
     Status st = OK;
     for (size_t i = 0; !st && i < l->n; i++) {
-        st = l->d->ops->kv_read(l->d->backend, kv, layer, 0, (int)i, k + i * width, v + i * width,
-                                l->err);
+        st = forward_kv_read(f, layer, 0, (int)i, k + i * width, v + i * width, l->err);
     }
     return st;
 }

@@ -338,7 +338,7 @@ static Status check_copy(Paths *p) {
     if (!st) st = open_forward(p, 2, &f);
     for (size_t i = 0; !st && i < half; i++) lot_add(&b, p->o->tokens[i], i, 0, i);
     if (!st) st = lot_run(p, &b, f, p->got);
-    if (!st) p->d->ops->kv_copy(p->d->backend, forward_kv(f), 0, 1, (int)half);
+    if (!st) forward_kv_copy(f, 0, 1, (int)half);
     for (size_t i = half; !st && i < p->n; i++) lot_add(&b, p->o->tokens[i], i, 1, i - half);
     if (!st) st = lot_run(p, &b, f, p->got + half * p->n_vocab);
     forward_free(f);
@@ -355,7 +355,7 @@ static Status check_threads(Paths *p, int n_threads) {
     snprintf(what, sizeof what, "on %d thread%s", n_threads, n_threads == 1 ? "" : "s");
     step(p, id);
     const BackendConfig config = {.n_threads = n_threads, .isa = p->o->isa};
-    Status st = device_model_open(p->m, p->d->ops, &config, &d, p->err);
+    Status st = device_model_open(p->m, device_model_ops(p->d), &config, &d, p->err);
     if (!st) st = eval_whole(p, d, 0, p->n, (Tap){0}, p->got);
     device_model_close(d);
     return st ? st : judge(p, id, what);
@@ -416,7 +416,7 @@ static Status check_isa(Paths *p, const char *isa) {
     snprintf(id, sizeof id, "instructions %s", isa);
     step(p, id);
     const BackendConfig config = {.n_threads = p->o->n_threads, .isa = isa};
-    Status st = device_model_open(p->m, p->d->ops, &config, &d, p->err);
+    Status st = device_model_open(p->m, device_model_ops(p->d), &config, &d, p->err);
     if (!st) st = check_components(p, d, p->o->type_k, p->o->type_v, id);
     device_model_close(d);
     return st;
@@ -604,10 +604,10 @@ static Status check_thread_counts(Paths *p) {
 
 static Status check_devices(Paths *p) {
     static const TensorType caches[] = {TYPE_F32, TYPE_F16, TYPE_Q8_0};
-    const BackendOps *ops = p->d->ops;
+    const BackendOps *ops = device_model_ops(p->d);
     Status st = OK;
     for (int i = 0; !st && i < 3; i++) st = check_cache(p, caches[i]);
-    if (st || !ops->isa_at) return st;
+    if (st || !ops || !ops->isa_at) return st;
     const char *own = p->o->isa ? p->o->isa : ops->isa_at(0), *isa;
     for (int i = 0; !st && (isa = ops->isa_at(i)); i++) {
         if (strcmp(isa, own) != 0) st = check_isa(p, isa);  // the components ran on that one
@@ -629,13 +629,13 @@ static Status check_all(Paths *p) {
 // much as a bfloat16.
 static double path_tolerance(const Paths *p) {
     Precision most = PREC_F32;
-    if (p->d->ops->batch_invariant) return 0;
+    if (device_model_batch_invariant(p->d)) return 0;
     for (int l = 0; l < p->m->h.n_layers; l++) {
         const LayerWeights *w = &p->m->layers[l];
         const Tensor *const all[] = {w->q,        w->k,      w->v,       w->attn_out,
                                      w->ffn_gate, w->ffn_up, w->ffn_down};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-            const ActQuant a = p->d->ops->activation(p->d->backend, all[i]->type);
+            const ActQuant a = device_model_activation(p->d, l, all[i]->type);
             if (a == ACT_F16 && most == PREC_F32) most = PREC_F16;
             if (a != ACT_F16 && a != ACT_F32) most = PREC_BF16;
         }

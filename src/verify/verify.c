@@ -203,9 +203,9 @@ Status verify_backend(const VerifyOptions *o, DeviceModel *d, Report *r, Error *
     Rounding rounding;
     live_rounding(d, o->type_k, o->type_v, &rounding);
     describe_rounding(&v, &rounding, r->rounding, sizeof r->rounding);
-    snprintf(r->subject, sizeof r->subject, "backend %s (%s)", d->ops->name,
-             d->ops->device(d->backend));
-    snprintf(r->backend, sizeof r->backend, "%s", d->ops->name);
+    snprintf(r->subject, sizeof r->subject, "backend %s (%s)", device_model_backend(d),
+             device_model_device(d));
+    snprintf(r->backend, sizeof r->backend, "%s", device_model_backend(d));
     if (!o->tokenizer) skip_stage(r, STAGE_PROMPT, "the file has no tokenizer");
     Status st = describe_model(&v);
     if (!st) st = oracle_new(o->model, o->n_threads, &v.oracle, err);

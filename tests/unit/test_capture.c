@@ -260,8 +260,7 @@ static void through_a_file(void **state) {
     assert_string_equal(t->build, "plumb " PLUMB_VERSION);
     assert_string_equal(t->kv_type_k, "Q8_0");
     assert_true(t->says_activation);
-    assert_int_equal(t->activation[TYPE_Q8_0],
-                     l.device->ops->activation(l.device->backend, TYPE_Q8_0));
+    assert_int_equal(t->activation[TYPE_Q8_0], device_model_activation(l.device, 0, TYPE_Q8_0));
     assert_int_equal(t->n_ignored, 0);
     trace_close(t);
     trace_writer_free(w);

@@ -241,7 +241,7 @@ static void check_interleaved(const char *path, TensorType kv) {
     eval_part(s, 0, ids[0], 20, N, &got);
     same_floats("first sequence", got.logits + 20 * l.n_vocab, want[0].logits + 20 * l.n_vocab,
                 (size_t)10 * l.n_vocab);
-    l.d->ops->kv_copy(l.d->backend, forward_kv(session_forward(s)), 0, 1, 25);
+    forward_kv_copy(session_forward(s), 0, 1, 25);
     for (int i = 25; i < N; i++) {
         const int32_t pos = i, seq = 1, out = 0;
         Error err;
@@ -464,9 +464,7 @@ static void rope_and_cache(void **state) {
                 check_rope(t->k + pos * kv_dim, kr, pos, h->head_dim, h->n_kv_heads);
                 check_rope(t->q + pos * q_dim, t->q_rope + pos * q_dim, pos, h->head_dim,
                            h->n_heads);
-                assert_int_equal(
-                    l.d->ops->kv_read(l.d->backend, forward_kv(f), t->layer, 0, pos, k, v, &err),
-                    OK);
+                assert_int_equal(forward_kv_read(f, t->layer, 0, pos, k, v, &err), OK);
                 if (types[ty] == TYPE_F32) {
                     same_floats("k in the cache", k, kr, (size_t)kv_dim);
                     same_floats("v in the cache", v, vv, (size_t)kv_dim);
@@ -682,9 +680,10 @@ static void memory_estimate(void **state) {
     const ForwardConfig f32 = {64, 1, 8, TYPE_F32, TYPE_F32};
     const Hparams *h = &l.m->h;
     uint64_t kv = (uint64_t)h->n_layers * 2 * h->n_kv_heads * h->head_dim * 64 * 2;
-    uint64_t grown = forward_bytes(l.d, &big) - forward_bytes(l.d, &small);
+    uint64_t grown =
+        forward_bytes(l.m, &l.d->parts[0], &big) - forward_bytes(l.m, &l.d->parts[0], &small);
     assert_true(grown >= 3 * kv && grown < 3 * kv + 65536);
-    grown = forward_bytes(l.d, &f32) - forward_bytes(l.d, &small);
+    grown = forward_bytes(l.m, &l.d->parts[0], &f32) - forward_bytes(l.m, &l.d->parts[0], &small);
     assert_true(grown >= kv && grown < kv + 65536);
     unload(&l);
 }

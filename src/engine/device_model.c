@@ -1,0 +1,186 @@
+// Models on backends; see device_model.h.
+#include "engine/device_model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+// Who has what when the last n_upper layers go to `upper`; returns the number of parts.
+static int share_out(const Model *m, const DeviceSplit *s, DevicePart parts[DEVICE_PARTS]) {
+    const int n_layers = m->h.n_layers;
+    const int n = s->n_upper < 0 ? 0 : s->n_upper < n_layers ? s->n_upper : n_layers;
+    const bool output = s->n_upper > n_layers;
+    const DevicePart lower = {.ops = s->lower.ops,
+                              .device = s->lower.config.device,
+                              .n_layers = n_layers - n,
+                              .output = !output};
+    const DevicePart upper = {.ops = s->upper.ops,
+                              .device = s->upper.config.device,
+                              .first = n_layers - n,
+                              .n_layers = n,
+                              .output = output};
+    int n_parts = 0;
+    if (lower.n_layers || lower.output) parts[n_parts++] = lower;
+    if (upper.n_layers || upper.output) parts[n_parts++] = upper;
+    return n_parts;
+}
+
+// --- weights ----------------------------------------------------------------------------------
+
+static Status bind(DevicePart *p, const Tensor *t, Weight **out, Error *err) {
+    *out = NULL;
+    return t ? p->ops->weight(p->backend, t, out, err) : OK;
+}
+
+static Status bind_layer(DevicePart *p, const LayerWeights *from, DeviceLayer *to, Error *err) {
+    const struct {
+        const Tensor *tensor;
+        const Weight **weight;
+    } pairs[] = {{from->attn_norm, &to->attn_norm},
+                 {from->q, &to->q},
+                 {from->k, &to->k},
+                 {from->v, &to->v},
+                 {from->q_bias, &to->q_bias},
+                 {from->k_bias, &to->k_bias},
+                 {from->v_bias, &to->v_bias},
+                 {from->q_norm, &to->q_norm},
+                 {from->k_norm, &to->k_norm},
+                 {from->attn_out, &to->attn_out},
+                 {from->attn_out_bias, &to->attn_out_bias},
+                 {from->ffn_norm, &to->ffn_norm},
+                 {from->ffn_gate, &to->ffn_gate},
+                 {from->ffn_up, &to->ffn_up},
+                 {from->ffn_down, &to->ffn_down},
+                 {from->ffn_gate_bias, &to->ffn_gate_bias},
+                 {from->ffn_up_bias, &to->ffn_up_bias},
+                 {from->ffn_down_bias, &to->ffn_down_bias}};
+    Status st = OK;
+    for (size_t i = 0; !st && i < sizeof pairs / sizeof *pairs; i++) {
+        Weight *w;
+        st = bind(p, pairs[i].tensor, &w, err);
+        *pairs[i].weight = w;
+    }
+    return st;
+}
+
+static Status bind_part(DeviceModel *d, DevicePart *p, Error *err) {
+    const Model *m = d->model;
+    Status st = OK;
+    if (p->first == 0 && p->n_layers) st = bind(p, m->token_embd, &p->token_embd, err);
+    for (int l = p->first; !st && l < p->first + p->n_layers; l++) {
+        st = bind_layer(p, &m->layers[l], &d->layers[l], err);
+    }
+    if (st || !p->output) return st;
+    st = bind(p, m->output_norm, &p->output_norm, err);
+    p->head = m->tied ? p->token_embd : NULL;  // which may be on the other part
+    return st || p->head ? st : bind(p, m->output, &p->head, err);
+}
+
+// --- opening ----------------------------------------------------------------------------------
+
+// "12 layers", "10 layers and the output", "the output"
+static void say_share(const DevicePart *p, char *out, size_t size) {
+    if (p->n_layers == 0) {
+        snprintf(out, size, "the output");
+        return;
+    }
+    snprintf(out, size, "%d layer%s%s", p->n_layers, p->n_layers == 1 ? "" : "s",
+             p->output ? " and the output" : "");
+}
+
+static void describe(DeviceModel *d) {
+    const DevicePart *lower = &d->parts[0], *upper = &d->parts[d->n_parts - 1];
+    char low[64], up[64];
+    if (d->n_parts == 1) {
+        snprintf(d->device, sizeof d->device, "%s", lower->ops->device(lower->backend));
+        return;
+    }
+    say_share(lower, low, sizeof low);
+    say_share(upper, up, sizeof up);
+    snprintf(d->device, sizeof d->device, "%s (%s), %s: %s (%s)",
+             upper->ops->device(upper->backend), up, lower->ops->name,
+             lower->ops->device(lower->backend), low);
+}
+
+void device_model_close(DeviceModel *d) {
+    if (!d) return;
+    for (int i = 0; i < d->n_parts; i++) {
+        if (d->parts[i].backend) d->parts[i].ops->close(d->parts[i].backend);
+    }
+    rope_free(&d->rope);
+    free(d->layers);
+    free(d);
+}
+
+static Status open_parts(DeviceModel *d, const DeviceSplit *split, Error *err) {
+    Status st = OK;
+    d->n_parts = share_out(d->model, split, d->parts);
+    for (int i = 0; !st && i < d->n_parts; i++) {
+        DevicePart *p = &d->parts[i];
+        const bool upper = i == d->n_parts - 1 && split->n_upper > 0;
+        st = p->ops->open(upper ? &split->upper.config : &split->lower.config, &p->backend, err);
+        if (!st) st = bind_part(d, p, err);
+    }
+    return st;
+}
+
+Status device_model_split(const Model *m, const DeviceSplit *split, DeviceModel **out, Error *err) {
+    *out = NULL;
+    DeviceModel *d = calloc(1, sizeof *d);
+    if (!d) return error_memory(err, "the model", sizeof *d);
+    d->model = m;
+    d->layers = calloc((size_t)m->h.n_layers, sizeof *d->layers);
+    Status st = d->layers ? OK : error_memory(err, "the model's layers", 0);
+    if (!st) st = rope_new(m, &d->rope, err);
+    if (!st) st = open_parts(d, split, err);
+    if (st) {
+        device_model_close(d);
+        return st;
+    }
+    describe(d);
+    *out = d;
+    return OK;
+}
+
+Status device_model_open(const Model *m, const BackendOps *ops, const BackendConfig *config,
+                         DeviceModel **out, Error *err) {
+    const DeviceSplit all = {.upper = {ops, *config}, .n_upper = m->h.n_layers + 1};
+    return device_model_split(m, &all, out, err);
+}
+
+// --- who has what -----------------------------------------------------------------------------
+
+static bool has_layer(const DevicePart *p, int layer) {
+    return layer >= p->first && layer < p->first + p->n_layers;
+}
+
+int device_model_part(const DeviceModel *d, int layer) {
+    const int n_layers = d->model->h.n_layers;
+    int i = 0;
+    CHECK(layer >= 0 && layer <= n_layers);
+    while (layer < n_layers ? !has_layer(&d->parts[i], layer) : !d->parts[i].output) i++;
+    return i;
+}
+
+const BackendOps *device_model_ops(const DeviceModel *d) {
+    return d->n_parts == 1 ? d->parts[0].ops : NULL;
+}
+
+const char *device_model_backend(const DeviceModel *d) {
+    return d->parts[d->n_parts - 1].ops->name;
+}
+
+const char *device_model_device(const DeviceModel *d) {
+    return d->device;
+}
+
+ActQuant device_model_activation(const DeviceModel *d, int layer, TensorType weight) {
+    const DevicePart *p = &d->parts[device_model_part(d, layer)];
+    return p->ops->activation(p->backend, weight);
+}
+
+bool device_model_batch_invariant(const DeviceModel *d) {
+    for (int i = 0; i < d->n_parts; i++) {
+        if (!d->parts[i].ops->batch_invariant) return false;
+    }
+    return true;
+}

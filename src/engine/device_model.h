@@ -1,0 +1,74 @@
+// A model's weights on a backend, or split between two: the last layers on one, the others on
+// another.
+//
+// This room owns: which backend has which layer, opening backends, binding weights, what the two
+// of a split say of themselves together. It leaves to others: running the layers (forward.h).
+#ifndef PLUMB_ENGINE_DEVICE_MODEL_H
+#define PLUMB_ENGINE_DEVICE_MODEL_H
+
+#include "backend/backend.h"
+#include "engine/rope.h"
+#include "model/model.h"
+
+typedef struct {
+    const Weight *attn_norm, *q, *k, *v, *q_bias, *k_bias, *v_bias, *q_norm, *k_norm;
+    const Weight *attn_out, *attn_out_bias, *ffn_norm, *ffn_gate, *ffn_up, *ffn_down;
+    const Weight *ffn_gate_bias, *ffn_up_bias, *ffn_down_bias;
+} DeviceLayer;
+
+// What one backend has of a model: a run of layers, the output (final norm and head), or both. The
+// embedding is where layer 0 is.
+typedef struct {
+    const BackendOps *ops;
+    int device;        // which of the backend's
+    Backend *backend;  // owned
+    int first,
+        n_layers;  // layers first .. first + n_layers - 1; none where only the output is here
+    bool output;
+    Weight *token_embd;          // NULL but with layer 0
+    Weight *output_norm, *head;  // NULL without the output
+} DevicePart;
+
+enum { DEVICE_PARTS = 2 };
+
+// Shared by all forward passes over it.
+typedef struct {
+    const Model *model;
+    Rope rope;
+    int n_parts;
+    DevicePart parts[DEVICE_PARTS];
+    DeviceLayer *layers;  // n_layers of the model
+    char device[512];     // device_model_device
+} DeviceModel;
+
+typedef struct {
+    const BackendOps *ops;
+    BackendConfig config;
+} DeviceSpec;
+
+// The last n_upper layers go to `upper`; the output too when n_upper is more than there are layers.
+// What is left goes to `lower`. A backend that would have nothing is not opened.
+typedef struct {
+    DeviceSpec lower, upper;
+    int n_upper;
+} DeviceSplit;
+
+// All of it on one backend.
+Status device_model_open(const Model *m, const BackendOps *ops, const BackendConfig *config,
+                         DeviceModel **out, Error *err);
+Status device_model_split(const Model *m, const DeviceSplit *split, DeviceModel **out, Error *err);
+void device_model_close(DeviceModel *d);  // NULL is fine
+
+// The part that has a layer; layer n_layers is the output.
+int device_model_part(const DeviceModel *d, int layer);
+// The backend that all of it is on; NULL of a split model.
+const BackendOps *device_model_ops(const DeviceModel *d);
+// The name of the backend, of a split model's upper one: "cuda".
+const char *device_model_backend(const DeviceModel *d);
+// "2 threads, avx2 kernels"; of a split model both, with what each has.
+const char *device_model_device(const DeviceModel *d);
+// How a matmul with weights of this type rounds its input; layer as in device_model_part.
+ActQuant device_model_activation(const DeviceModel *d, int layer, TensorType weight);
+bool device_model_batch_invariant(const DeviceModel *d);  // see BackendOps
+
+#endif
