@@ -15,10 +15,10 @@
 #include "base/checked.h"
 #include "formats/gguf.h"
 
-typedef struct Backend Backend;  // an open device
-typedef struct Weight Weight;    // a matrix or vector on the device, owned by the Backend
-typedef struct Buffer Buffer;    // floats on the device
-typedef struct Kv Kv;            // the keys and values of all sequences; its layout is private
+typedef struct Backend Backend;      // an open device
+typedef struct Weight Weight;        // a matrix or vector on the device, owned by the Backend
+typedef struct Buffer Buffer;        // floats on the device
+typedef struct Kv Kv;                // the keys and values of all sequences; its layout is private
 typedef struct Recording Recording;  // operations to be issued again
 
 // How a matmul rounds its input before it multiplies, declared so that verify can replay it.

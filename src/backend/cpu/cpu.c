@@ -155,7 +155,7 @@ static uint64_t cpu_memory_free(const Backend *b) {
     return memory_available();
 }
 
-// Vectors are kept decoded, but they are as good as nothing beside the matrices, which are borrowed.
+// Vectors are kept decoded, as good as nothing beside the matrices, which are borrowed.
 static uint64_t cpu_weight_bytes(const Tensor *t) {
     (void)t;
     return 0;
