@@ -84,8 +84,8 @@ typedef struct BackendOps {
     // One line a device, appended to out ("0: AMD EPYC, 2 cores, generic"); ERR_UNAVAILABLE with
     // the reason when the backend cannot run here.
     Status (*probe)(Text *out, Error *err);
-    // Would a user who names no backend want this one? (A GPU, yes; the host's own processor under a
-    // GPU's API, no.)
+    // Would a user who names no backend want this one? (A GPU, yes; the host's own processor under
+    // a GPU's API, no.)
     bool (*by_default)(void);
     Status (*open)(const BackendConfig *config, Backend **out, Error *err);
     void (*close)(Backend *b);  // frees its weights too; buffers and Kv must be freed before
@@ -155,10 +155,10 @@ typedef struct BackendOps {
 
     // A step that is always the same is recorded once and issued again without its dozens of calls.
     // All four, or NULL where the device has no such thing. After begin(), record() keeps the
-    // operations that follow instead of running them, until record_end(). replay() runs them, on the
-    // batch of the last begin(): it must have as many tokens and rows out as the one that was
-    // recorded. Weights, buffers and the Kv must be the same. *out NULL: the device would not record
-    // it; issue the operations.
+    // operations that follow instead of running them, until record_end(). replay() runs them, on
+    // the batch of the last begin(): it must have as many tokens and rows out as the one that was
+    // recorded. Weights, buffers and the Kv must be the same. *out NULL: the device would not
+    // record it; issue the operations.
     Status (*record)(Backend *b, Error *err);
     Status (*record_end)(Backend *b, Recording **out, Error *err);
     Status (*replay)(Backend *b, Recording *r, Error *err);

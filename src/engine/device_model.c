@@ -4,6 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/forward.h"
+
+// What a session will want beside the weights is not known when they are taken. So much is left
+// free where the number of layers is ours to choose or to propose.
+enum { ROOM_CTX = 4096, ROOM_BATCH = 512 };
+
 // Who has what when the last n_upper layers go to `upper`; returns the number of parts.
 static int share_out(const Model *m, const DeviceSplit *s, DevicePart parts[DEVICE_PARTS]) {
     const int n_layers = m->h.n_layers;
@@ -22,6 +28,87 @@ static int share_out(const Model *m, const DeviceSplit *s, DevicePart parts[DEVI
     if (lower.n_layers || lower.output) parts[n_parts++] = lower;
     if (upper.n_layers || upper.output) parts[n_parts++] = upper;
     return n_parts;
+}
+
+// --- memory -----------------------------------------------------------------------------------
+
+void device_part_name(const DevicePart *p, char *out, size_t size) {
+    if (strcmp(p->ops->name, "cpu") == 0)
+        snprintf(out, size, "the CPU");
+    else
+        snprintf(out, size, "%s:%d %s", p->ops->name, p->device, p->ops->device(p->backend));
+}
+
+enum { LAYER_TENSORS = sizeof(LayerWeights) / sizeof(const Tensor *) };
+
+static uint64_t weight_bytes(const Model *m, const DevicePart *p) {
+    const bool embeds = p->first == 0 && p->n_layers;
+    uint64_t bytes = embeds ? p->ops->weight_bytes(m->token_embd) : 0;
+    if (p->output) bytes += p->ops->weight_bytes(m->output_norm);
+    if (p->output && !(m->tied && embeds)) bytes += p->ops->weight_bytes(m->output);
+    for (int l = p->first; l < p->first + p->n_layers; l++) {
+        const Tensor *all[LAYER_TENSORS];  // a LayerWeights is pointers to tensors and nothing else
+        memcpy(all, &m->layers[l], sizeof all);
+        for (int i = 0; i < LAYER_TENSORS; i++) bytes += all[i] ? p->ops->weight_bytes(all[i]) : 0;
+    }
+    return bytes;
+}
+
+// Would n layers fit upper's memory, with room for a session?
+static bool has_room(const Model *m, const DeviceSplit *split, int n, uint64_t have) {
+    const int ctx = m->h.n_ctx_train < ROOM_CTX ? m->h.n_ctx_train : ROOM_CTX;
+    const ForwardConfig c = {ctx, 1, ctx < ROOM_BATCH ? ctx : ROOM_BATCH, TYPE_F16, TYPE_F16};
+    DeviceSplit s = *split;
+    DevicePart parts[DEVICE_PARTS];
+    s.n_upper = n;
+    const DevicePart *upper = &parts[share_out(m, &s, parts) - 1];
+    return weight_bytes(m, upper) + forward_bytes(m, upper, &c) <= have;
+}
+
+// p has no room for its weights.
+static Status too_big(const DevicePart *p, uint64_t need, uint64_t have, const char *cure,
+                      Error *err) {
+    char name[256];
+    device_part_name(p, name, sizeof name);
+    return error_set(err, ERR_UNAVAILABLE,
+                     "%s has %.1f MiB of memory free and the weights that are to go there need "
+                     "%.1f MiB; %s",
+                     name, (double)have / 0x1p20, (double)need / 0x1p20, cure);
+}
+
+// p is open and nothing of it is taken.
+static Status check_memory(const Model *m, const DevicePart *p, Error *err) {
+    const uint64_t have = p->ops->memory_free(p->backend), need = weight_bytes(m, p);
+    if (!have || need <= have) return OK;
+    return too_big(p, need, have, "`plumb quantize` makes a smaller file of the model", err);
+}
+
+// Lowers split->n_upper to what fits, where that is allowed.
+static Status fit_upper(const Model *m, DeviceSplit *split, Backend *upper, Error *err) {
+    DevicePart parts[DEVICE_PARTS];
+    DevicePart *p = &parts[share_out(m, split, parts) - 1];
+    const uint64_t have = split->upper.ops->memory_free(upper), need = weight_bytes(m, p);
+    const int n_layers = m->h.n_layers;
+    p->backend = upper;
+    if (!have || (split->fewer ? has_room(m, split, split->n_upper, have) : need <= have))
+        return OK;
+    int n = split->n_upper > n_layers ? n_layers : split->n_upper - 1;
+    while (n > 0 && !has_room(m, split, n, have)) n--;
+    char text[256];
+    if (!split->fewer || n == 0) {
+        if (n > 0)
+            snprintf(text, sizeof text, "-ngl %d would fit", n);
+        else
+            snprintf(text, sizeof text, "not one layer would fit, -ngl 0 leaves all to the CPU");
+        return too_big(p, need, have, text, err);
+    }
+    device_part_name(p, text, sizeof text);
+    notice_say(split->upper.config.notice,
+               "%s has room for %d of the %d layers in its %.1f MiB of free memory; the CPU "
+               "computes the rest (-ngl sets how many)",
+               text, n, n_layers, (double)have / 0x1p20);
+    split->n_upper = n;
+    return OK;
 }
 
 // --- weights ----------------------------------------------------------------------------------
@@ -111,13 +198,30 @@ void device_model_close(DeviceModel *d) {
     free(d);
 }
 
+static Status open_upper(const Model *m, DeviceSplit *split, Backend **out, Error *err) {
+    const BackendOps *ops = split->upper.ops;
+    *out = NULL;
+    if (split->n_upper <= 0) return OK;
+    Status st = ops->open(&split->upper.config, out, err);
+    // Where there is no lower backend all or nothing is asked for: check_memory tells.
+    if (st || !split->lower.ops || !(st = fit_upper(m, split, *out, err))) return st;
+    ops->close(*out);
+    *out = NULL;
+    return st;
+}
+
 static Status open_parts(DeviceModel *d, const DeviceSplit *split, Error *err) {
-    Status st = OK;
-    d->n_parts = share_out(d->model, split, d->parts);
+    DeviceSplit s = *split;
+    Backend *upper;
+    Status st = open_upper(d->model, &s, &upper, err);
+    if (st) return st;
+    d->n_parts = share_out(d->model, &s, d->parts);
+    if (upper) d->parts[d->n_parts - 1].backend = upper;
     for (int i = 0; !st && i < d->n_parts; i++) {
         DevicePart *p = &d->parts[i];
-        const bool upper = i == d->n_parts - 1 && split->n_upper > 0;
-        st = p->ops->open(upper ? &split->upper.config : &split->lower.config, &p->backend, err);
+        CHECK(p->ops);
+        if (!p->backend) st = p->ops->open(&s.lower.config, &p->backend, err);
+        if (!st) st = check_memory(d->model, p, err);
         if (!st) st = bind_part(d, p, err);
     }
     return st;

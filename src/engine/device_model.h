@@ -1,8 +1,9 @@
 // A model's weights on a backend, or split between two: the last layers on one, the others on
 // another.
 //
-// This room owns: which backend has which layer, opening backends, binding weights, what the two
-// of a split say of themselves together. It leaves to others: running the layers (forward.h).
+// This room owns: which backend has which layer, whether its memory holds them, opening backends,
+// binding weights, what the two of a split say of themselves together. It leaves to others: running
+// the layers (forward.h), which backends those are (device_choice.h).
 #ifndef PLUMB_ENGINE_DEVICE_MODEL_H
 #define PLUMB_ENGINE_DEVICE_MODEL_H
 
@@ -51,11 +52,16 @@ typedef struct {
 typedef struct {
     DeviceSpec lower, upper;
     int n_upper;
+    // Where upper has no room for n_upper, it gets as many layers as it has room for beside a
+    // context of some thousand tokens, and upper's notice says so.
+    bool fewer;
 } DeviceSplit;
 
-// All of it on one backend.
+// All of it on one backend. The device is asked for its memory before any is taken: ERR_UNAVAILABLE
+// says what the weights need, what is free and what would fit.
 Status device_model_open(const Model *m, const BackendOps *ops, const BackendConfig *config,
                          DeviceModel **out, Error *err);
+// With `fewer`, ERR_UNAVAILABLE when not one layer fits upper.
 Status device_model_split(const Model *m, const DeviceSplit *split, DeviceModel **out, Error *err);
 void device_model_close(DeviceModel *d);  // NULL is fine
 
@@ -65,6 +71,8 @@ int device_model_part(const DeviceModel *d, int layer);
 const BackendOps *device_model_ops(const DeviceModel *d);
 // The name of the backend, of a split model's upper one: "cuda".
 const char *device_model_backend(const DeviceModel *d);
+// "cuda:0 NVIDIA H100", "the CPU": for messages. The part is open.
+void device_part_name(const DevicePart *p, char *out, size_t size);
 // "2 threads, avx2 kernels"; of a split model both, with what each has.
 const char *device_model_device(const DeviceModel *d);
 // How a matmul with weights of this type rounds its input; layer as in device_model_part.

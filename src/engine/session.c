@@ -41,24 +41,74 @@ static void fit_batch(SessionConfig *c) {
     if (c->batch_size < c->n_seqs) c->batch_size = c->n_seqs;
 }
 
-static uint64_t bytes_at(const DeviceModel *d, SessionConfig c, int n_ctx) {
+// Bytes that each part of the model can still take; 0: unknown.
+typedef struct {
+    uint64_t free[DEVICE_PARTS];
+} Room;
+
+static Room room_of(const DeviceModel *d) {
+    Room r = {{0}};
+    for (int i = 0; i < d->n_parts; i++) {
+        r.free[i] = d->parts[i].ops->memory_free(d->parts[i].backend);
+    }
+    return r;
+}
+
+static uint64_t bytes_at(const DeviceModel *d, int part, SessionConfig c, int n_ctx) {
     c.n_ctx = n_ctx;
     fit_batch(&c);
     const ForwardConfig f = forward_config(&c);
-    uint64_t bytes = 0;
-    for (int i = 0; i < d->n_parts; i++) bytes += forward_bytes(d->model, &d->parts[i], &f);
-    return bytes;
+    return forward_bytes(d->model, &d->parts[part], &f);
 }
 
-// The model's context, halved until its cache fits half of the free memory; a context that was
-// asked for must fit, or it is an error.
+// The first part that has no room for a context in an n-th of its memory; -1: all have.
+static int part_too_small(const DeviceModel *d, const Room *r, const SessionConfig *c, int n_ctx,
+                          uint64_t n) {
+    for (int i = 0; i < d->n_parts; i++) {
+        if (r->free[i] && bytes_at(d, i, *c, n_ctx) > r->free[i] / n) return i;
+    }
+    return -1;
+}
+
+// The largest context that fits, less than one that does not; 0: none.
+static int largest_context(const DeviceModel *d, const Room *r, const SessionConfig *c, int n_ctx) {
+    int fits = 0, fails = n_ctx;
+    while (fails - fits > 1) {
+        const int middle = fits + (fails - fits) / 2;
+        if (part_too_small(d, r, c, middle, 1) < 0)
+            fits = middle;
+        else
+            fails = middle;
+    }
+    return fits;
+}
+
+static Status no_room(const DeviceModel *d, const Room *r, const SessionConfig *c, int part,
+                      Error *err) {
+    const DevicePart *p = &d->parts[part];
+    const int fits = largest_context(d, r, c, c->n_ctx);
+    const bool q8_0 = c->type_k != TYPE_Q8_0 && d->model->h.head_dim % 32 == 0;
+    const bool layers = p->n_layers && !p->ops->isa_at;  // on a GPU
+    char name[256], smaller[64] = "not one token would fit";
+    device_part_name(p, name, sizeof name);
+    if (fits) snprintf(smaller, sizeof smaller, "-c %d would fit", fits);
+    return error_set(
+        err, ERR_UNAVAILABLE,
+        "a context of %d needs %.1f MiB of memory on %s, which has %.1f MiB free; %s%s%s", c->n_ctx,
+        (double)bytes_at(d, part, *c, c->n_ctx) / 0x1p20, name, (double)r->free[part] / 0x1p20,
+        smaller, q8_0 ? ", so might -ctk q8_0 -ctv q8_0" : "",
+        layers ? ", or fewer layers there (-ngl)" : "");
+}
+
+// The model's context, halved until its cache fits half of the memory that is free on each device;
+// a context that was asked for must fit, or it is an error.
 static Status choose_context(const DeviceModel *d, SessionConfig *c, Notice notice, Error *err) {
     const int train = d->model->h.n_ctx_train;
-    const unsigned long long have = memory_available();
+    const Room room = room_of(d);
     const bool automatic = c->n_ctx == 0;
     if (automatic) {
         c->n_ctx = train;
-        while (have && c->n_ctx > 512 && bytes_at(d, *c, c->n_ctx) > have / 2) c->n_ctx /= 2;
+        while (c->n_ctx > 512 && part_too_small(d, &room, c, c->n_ctx, 2) >= 0) c->n_ctx /= 2;
         if (c->n_ctx < train) {
             notice_say(notice, "context reduced from %d to %d to fit memory; -c sets it", train,
                        c->n_ctx);
@@ -67,15 +117,8 @@ static Status choose_context(const DeviceModel *d, SessionConfig *c, Notice noti
         notice_say(notice, "a context of %d is more than the %d that the model was trained for",
                    c->n_ctx, train);
     }
-    const unsigned long long need = bytes_at(d, *c, c->n_ctx);
-    if (have && need > have) {
-        return error_set(
-            err, ERR_UNAVAILABLE,
-            "a context of %d needs %.1f MiB of memory and %.1f MiB are free; try a smaller -c%s",
-            c->n_ctx, (double)need / 1048576, (double)have / 1048576,
-            c->type_k == TYPE_Q8_0 ? "" : ", or -ctk q8_0 -ctv q8_0");
-    }
-    return OK;
+    const int part = part_too_small(d, &room, c, c->n_ctx, 1);
+    return part < 0 ? OK : no_room(d, &room, c, part, err);
 }
 
 static Status take_memory(Session *s, Error *err) {

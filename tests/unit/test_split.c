@@ -89,7 +89,8 @@ static Pair pair_of(const char *path, int n_upper) {
     const ForwardConfig c = {CTX, SEQS, BATCH, TYPE_F16, TYPE_F32};
     must(gguf_open(path, &p.g, &err), &err);
     must(model_bind(p.g, (Notice){0}, &p.m, &err), &err);
-    const DeviceSplit split = {{lower_ops(), config}, {upper_ops(), config}, n_upper};
+    const DeviceSplit split = {
+        .lower = {lower_ops(), config}, .upper = {upper_ops(), config}, .n_upper = n_upper};
     must(device_model_open(p.m, cpu_ops(), &config, &p.whole, &err), &err);
     must(device_model_split(p.m, &split, &p.split, &err), &err);
     must(forward_new(p.whole, &c, &p.want, &err), &err);
@@ -296,16 +297,19 @@ static void a_failing_part(void **state) {
     must(model_bind(g, (Notice){0}, &m, &err), &err);
     BackendOps closed = *cpu_ops(), full = *upper_ops();
     closed.open = no_open;
-    const DeviceSplit none = {{lower_ops(), config}, {&closed, config}, 1};
+    const DeviceSplit none = {
+        .lower = {lower_ops(), config}, .upper = {&closed, config}, .n_upper = 1};
     assert_int_equal(device_model_split(m, &none, &d, &err), ERR_UNAVAILABLE);
     assert_string_equal(err.text, "no such device");
     assert_null(d);
-    const DeviceSplit unopened = {{lower_ops(), config}, {&closed, config}, 0};
+    const DeviceSplit unopened = {
+        .lower = {lower_ops(), config}, .upper = {&closed, config}, .n_upper = 0};
     must(device_model_split(m, &unopened, &d, &err), &err);
     device_model_close(d);
     full.weight = some_weights;
     for (int left = 0; left < 9; left++) {
-        const DeviceSplit one = {{lower_ops(), config}, {&full, config}, 1};
+        const DeviceSplit one = {
+            .lower = {lower_ops(), config}, .upper = {&full, config}, .n_upper = 1};
         n_uploads_left = left;
         assert_int_equal(device_model_split(m, &one, &d, &err), ERR_UNAVAILABLE);
         assert_non_null(strstr(err.text, "no room for blk.2."));
