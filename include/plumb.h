@@ -54,6 +54,10 @@ PLUMB_API const char *plumb_version(void);
 
 typedef struct plumb_model_options {
     const char *backend; /* "cpu", ...; NULL: the fastest that can run */
+    int device;          /* which of the backend's devices, from 0 */
+    /* Of a GPU. N: the last N layers go there, the others to the CPU; the output goes too when N is
+     * more than there are layers. -1: none. 0: all; where no backend is named, what fits. */
+    int gpu_layers;
     int n_threads;       /* 0: physical cores */
     const char *cpu_isa; /* NULL: the best kernels that the processor can run */
     int check_tensors;   /* look at every weight for NaN and infinity (slow) */
@@ -72,8 +76,10 @@ PLUMB_API plumb_model *plumb_model_open_memory(const void *data, size_t size, co
 PLUMB_API void plumb_model_close(plumb_model *m); /* after its sessions; NULL is fine */
 
 typedef struct plumb_model_info {
-    const char *name, *architecture, *backend, *device; /* valid while the model is open */
-    const char *chat_template;                          /* name in use, NULL: none (a base model) */
+    const char *name, *architecture; /* these and all texts here: valid while the model is open */
+    const char *backend;             /* "cpu", ...; where layers are split, the GPU's */
+    const char *device;              /* its name, for people; where layers are split, both */
+    const char *chat_template;       /* name in use, NULL: none (a base model) */
     const char *chat_notice; /* worth telling who chats ("the template is unknown ..."), or "" */
     int n_vocab, n_ctx_train, n_layers, dim;
     uint64_t n_params;

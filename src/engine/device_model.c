@@ -41,16 +41,37 @@ void device_part_name(const DevicePart *p, char *out, size_t size) {
 
 enum { LAYER_TENSORS = sizeof(LayerWeights) / sizeof(const Tensor *) };
 
-static uint64_t weight_bytes(const Model *m, const DevicePart *p) {
+typedef uint64_t (*TensorBytes)(const DevicePart *p, const Tensor *t);
+
+// Of all tensors of a part, each once.
+static uint64_t sum_bytes(const Model *m, const DevicePart *p, TensorBytes of) {
     const bool embeds = p->first == 0 && p->n_layers;
-    uint64_t bytes = embeds ? p->ops->weight_bytes(m->token_embd) : 0;
-    if (p->output) bytes += p->ops->weight_bytes(m->output_norm);
-    if (p->output && !(m->tied && embeds)) bytes += p->ops->weight_bytes(m->output);
+    uint64_t bytes = embeds ? of(p, m->token_embd) : 0;
+    if (p->output) bytes += of(p, m->output_norm);
+    if (p->output && !(m->tied && embeds)) bytes += of(p, m->output);
     for (int l = p->first; l < p->first + p->n_layers; l++) {
         const Tensor *all[LAYER_TENSORS];  // a LayerWeights is pointers to tensors and nothing else
         memcpy(all, &m->layers[l], sizeof all);
-        for (int i = 0; i < LAYER_TENSORS; i++) bytes += all[i] ? p->ops->weight_bytes(all[i]) : 0;
+        for (int i = 0; i < LAYER_TENSORS; i++) bytes += all[i] ? of(p, all[i]) : 0;
     }
+    return bytes;
+}
+
+static uint64_t taken(const DevicePart *p, const Tensor *t) {
+    return p->ops->weight_bytes(t);
+}
+
+static uint64_t borrowed(const DevicePart *p, const Tensor *t) {
+    return p->ops->weight_bytes(t) ? 0 : t->bytes;
+}
+
+static uint64_t weight_bytes(const Model *m, const DevicePart *p) {
+    return sum_bytes(m, p, taken);
+}
+
+uint64_t device_model_mapped_bytes(const DeviceModel *d) {
+    uint64_t bytes = 0;
+    for (int i = 0; i < d->n_parts; i++) bytes += sum_bytes(d->model, &d->parts[i], borrowed);
     return bytes;
 }
 

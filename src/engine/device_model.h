@@ -78,5 +78,7 @@ const char *device_model_device(const DeviceModel *d);
 // How a matmul with weights of this type rounds its input; layer as in device_model_part.
 ActQuant device_model_activation(const DeviceModel *d, int layer, TensorType weight);
 bool device_model_batch_invariant(const DeviceModel *d);  // see BackendOps
+// Bytes of weights that stay in the mapped file and are read there at every step.
+uint64_t device_model_mapped_bytes(const DeviceModel *d);
 
 #endif

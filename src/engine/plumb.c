@@ -30,29 +30,22 @@ void plumb_model_close(plumb_model *m) {
     free(m);
 }
 
-// The named backend or, without a name, the first that runs.
 static Status open_backend(plumb_model *m, const plumb_model_options *o, Error *err) {
-    const BackendConfig config = {
+    if (o->n_threads < 0 || o->n_threads > 1024) {
+        return error_set(err, ERR_USAGE, "%d threads are out of range (1 to 1024)", o->n_threads);
+    }
+    const DeviceWish wish = {
+        .backend = o->backend,
+        .device = o->device,
+        .gpu_layers = o->gpu_layers,
         .n_threads = o->n_threads > 0 ? o->n_threads : pool_default_threads(),
         .isa = o->cpu_isa,
         .notice = m->notice,
     };
-    if (o->n_threads < 0 || o->n_threads > 1024) {
-        return error_set(err, ERR_USAGE, "%d threads are out of range (1 to 1024)", o->n_threads);
+    if (o->device < 0) {
+        return error_set(err, ERR_USAGE, "there is no device %d; they count from 0", o->device);
     }
-    if (o->backend) {
-        const BackendOps *ops = backend_by_name(o->backend);
-        if (ops) return device_model_open(m->model, ops, &config, &m->device, err);
-        return error_set(
-            err, ERR_UNAVAILABLE,
-            "this build has no backend named '%s'; `plumb backends` lists those it has",
-            o->backend);
-    }
-    Status st = ERR_UNAVAILABLE;
-    for (int i = 0; backend_at(i) && st; i++) {
-        st = device_model_open(m->model, backend_at(i), &config, &m->device, err);
-    }
-    return st;
+    return device_choose(m->model, &wish, backend_at, &m->device, err);
 }
 
 static void keep_notice(void *user, const char *line) {
@@ -75,12 +68,14 @@ static Status name_model(plumb_model *m, Error *err) {
 
 static void note_memory(const plumb_model *m) {
     unsigned long long have = memory_available();
-    if (!have || m->model->weight_bytes <= have) return;
+    const uint64_t need = device_model_mapped_bytes(m->device);
+    if (!have || need <= have) return;
     notice_say(m->notice,
-               "the model's weights are %.1f GiB and %.1f GiB of memory are free: parts will be "
+               "the weights that the CPU reads are %.1f GiB and %.1f GiB of memory are free: parts "
+               "will be "
                "read from disk "
                "again and again, slowly",
-               (double)m->model->weight_bytes / 0x1p30, (double)have / 0x1p30);
+               (double)need / 0x1p30, (double)have / 0x1p30);
 }
 
 // Takes g over, also on failure.

@@ -4,6 +4,7 @@
 #ifndef PLUMB_ENGINE_PLUMB_INTERNAL_H
 #define PLUMB_ENGINE_PLUMB_INTERNAL_H
 
+#include "engine/device_choice.h"
 #include "engine/sampler.h"
 #include "engine/session.h"
 #include "engine/stream.h"
