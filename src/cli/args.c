@@ -137,9 +137,15 @@ Status args_read(int argc, char **argv, const Arg *const *tables, size_t n_table
             size_t len = equals ? (size_t)(equals - word) : strlen(word);
             const Arg *a = find(tables, n_tables, word, len);
             if (!a) return unknown(tables, n_tables, word, len, err);
-            bool wants = a->kind != ARG_FLAG && a->kind != ARG_NO && a->kind != ARG_IGNORE;
+            const bool instead = a->kind == ARG_INSTEAD;
+            bool wants =
+                a->kind != ARG_FLAG && a->kind != ARG_NO && a->kind != ARG_IGNORE && !instead;
             if (!wants && equals)
                 return error_set(err, ERR_USAGE, "%.*s takes no value", (int)len, word);
+            if (instead) {
+                *(bool *)a->to = *help = true;
+                return OK;
+            }
             if (a->kind == ARG_FLAG || a->kind == ARG_NO) *(bool *)a->to = a->kind == ARG_FLAG;
             if (!wants) continue;
             const char *value = equals ? equals + 1 : ++i < argc ? argv[i] : NULL;

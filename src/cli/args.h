@@ -11,14 +11,15 @@
 #include "base/status.h"
 
 typedef enum {
-    ARG_FLAG,    // bool *: set true
-    ARG_NO,      // bool *: set false
-    ARG_INT,     // int *, at least `min`
-    ARG_I64,     // int64_t *
-    ARG_FLOAT,   // float *
-    ARG_TEXT,    // const char **
-    ARG_LIST,    // ArgList *: may be given many times
-    ARG_IGNORE,  // accepted for other programs' sake, without a value
+    ARG_FLAG,     // bool *: set true
+    ARG_NO,       // bool *: set false
+    ARG_INT,      // int *, at least `min`
+    ARG_I64,      // int64_t *
+    ARG_FLOAT,    // float *
+    ARG_TEXT,     // const char **
+    ARG_LIST,     // ArgList *: may be given many times
+    ARG_INSTEAD,  // bool *: set true and reading stops, as for --help: this is done instead
+    ARG_IGNORE,   // accepted for other programs' sake, without a value
 } ArgKind;
 
 typedef struct {
@@ -34,8 +35,8 @@ typedef struct {
 } Arg;
 
 // Reads argv[1..argc) by the tables (each ends with names == NULL; NULL tables are skipped). Words
-// that are no option go to `rest` (NULL: they are an error). "--help" sets *help and stops.
-// ERR_USAGE names the word.
+// that are no option go to `rest` (NULL: they are an error). "--help" and ARG_INSTEAD set
+// *help and stop. ERR_USAGE names the word.
 Status args_read(int argc, char **argv, const Arg *const *tables, size_t n_tables, ArgList *rest,
                  bool *help, Error *err);
 void arg_list_free(ArgList *l);

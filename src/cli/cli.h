@@ -30,6 +30,10 @@ int cli_fail(const Error *err);
 int cli_failf(Status st, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 // Prints the help text of a command (help.c) on stdout; returns 0.
 int cli_help(const char *command);
+// Prints the devices of all backends, one a line (cmd_backends.c); returns 0.
+int cli_list_devices(void);
+// What was asked for instead of running a command.
+int cli_instead(const char *command, bool list_devices);
 // Flushes stdout; an exit code that tells of a full disk or a closed pipe.
 int cli_finish(int code);
 bool cli_color(bool asked, int fd);  // colour asked for, fd a terminal, NO_COLOR not set
@@ -38,15 +42,16 @@ bool cli_color(bool asked, int fd);  // colour asked for, fd a terminal, NO_COLO
 typedef struct {
     const char *model;  // NULL: the demo model
     const char *backend, *cpu_isa, *type_k, *type_v;
-    int threads, n_ctx, batch_size, gpu_layers;
-    bool check_tensors, verbose, json, color;
+    int threads, n_ctx, batch_size, device;
+    int gpu_layers;  // -1: not said
+    bool check_tensors, verbose, json, color, list_devices;
 } ModelArgs;
 extern const ModelArgs model_args_default;
-enum { N_MODEL_ARGS = 15 };
+enum { N_MODEL_ARGS = 17 };
 void model_args_table(ModelArgs *m, Arg table[N_MODEL_ARGS]);
 
 // Opens the model that the options name (the demo model without one), notices and progress on
-// stderr.
+// stderr; what computes too, unless it is the CPU alone.
 plumb_model *cli_open_model(const ModelArgs *m, Error *err);
 plumb_session *cli_open_session(const ModelArgs *args, plumb_model *m, Error *err);
 // The file alone: for inspect, tokenize, quantize. path NULL: the demo model.

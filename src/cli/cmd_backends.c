@@ -30,12 +30,30 @@ static bool next_line(const char **at, const char **line, size_t *len) {
     return true;
 }
 
-static void print_answer(const Answer *a) {
+// "cuda:0 NVIDIA H100" of the line "0: NVIDIA H100": what --backend and --device take.
+static void print_devices(const Answer *a, const char *indent) {
     const char *at = a->devices.data, *line;
     size_t len;
+    while (!a->status && next_line(&at, &line, &len)) {
+        const size_t index = strspn(line, "0123456789"), gap = index + strspn(line + index, ": ");
+        printf("%s%s:%.*s %.*s\n", indent, a->ops->name, (int)index, line, (int)(len - gap),
+               line + gap);
+    }
+}
+
+static void print_answer(const Answer *a) {
     printf("%-8s %s\n", a->ops->name, a->ops->what);
     if (a->status) printf("    cannot run here: %s\n", a->why.text);
-    while (!a->status && next_line(&at, &line, &len)) printf("    %.*s\n", (int)len, line);
+    print_devices(a, "    ");
+}
+
+int cli_list_devices(void) {
+    for (int i = 0; backend_at(i); i++) {
+        Answer a = ask(backend_at(i));
+        print_devices(&a, "");
+        text_free(&a.devices);
+    }
+    return cli_finish(0);
 }
 
 #if HAVE_JANSSON
@@ -73,13 +91,14 @@ static Status print_json(Error *err) {
 #endif
 
 int cmd_backends(int argc, char **argv) {
-    bool json = false, help = false;
-    const Arg own[] = {{"--json", ARG_FLAG, &json, 0}, {0}};
+    bool json = false, help = false, list = false;
+    const Arg own[] = {
+        {"--json", ARG_FLAG, &json, 0}, {"--list-devices", ARG_INSTEAD, &list, 0}, {0}};
     const Arg *const tables[] = {own};
     Error err;
     Status st = args_read(argc, argv, tables, 1, NULL, &help, &err);
     if (st) return cli_fail(&err);
-    if (help) return cli_help("backends");
+    if (help) return cli_instead("backends", list);
     if (json) st = print_json(&err);
     for (int i = 0; !json && backend_at(i); i++) {
         Answer a = ask(backend_at(i));

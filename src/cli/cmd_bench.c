@@ -2,7 +2,8 @@
 //
 // This room owns: what is timed and how figures are made of it. A decode step must read every
 // weight once, so the limit of decode is read bandwidth / bytes of weights; the bandwidth is
-// measured in the same run, with the same threads. It leaves to others: computing (plumb.h), the
+// measured in the same run, with the same threads. Of a GPU's memory nothing is known here, and
+// there is no share. It leaves to others: computing (plumb.h), the
 // measurement of memory (base/bandwidth.h).
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +43,7 @@ typedef struct {
     int32_t *ids;  // as many as the context holds
     BenchRow *rows;
     int n_rows, n_done;  // timings done, of all rows, for the progress
-    double read_gb_s;
+    double read_gb_s;    // of the CPU's memory; 0: not measured
 } Bench;
 
 // --- options -------------------------------------------------------------------------------------
@@ -207,16 +208,17 @@ static Status measure_row(Bench *b, BenchRow *r, Error *err) {
 }
 
 static Status measure(Bench *b, Error *err) {
-    Status st = measure_memory(b, err);
+    const bool cpu = strcmp(b->info.backend, "cpu") == 0;
+    Status st = cpu ? measure_memory(b, err) : OK;
     for (int i = 0; i < b->n_rows && !st; i++) st = measure_row(b, &b->rows[i], err);
     cli_progress(NULL, 0, 0);
     // Before and after, the better of the two: a neighbour may have been busy once.
-    if (!st) st = measure_memory(b, err);
+    if (!st && cpu) st = measure_memory(b, err);
     for (int i = 0; i < b->n_rows && !st; i++) {
         BenchRow *r = &b->rows[i];
         if (!r->decode) continue;
         r->gb_s = r->tok_s * (double)b->info.decode_bytes / 1e9;
-        if (strcmp(b->info.backend, "cpu") == 0) r->share = r->gb_s / b->read_gb_s;
+        if (cpu) r->share = r->gb_s / b->read_gb_s;
     }
     return st;
 }
@@ -239,8 +241,9 @@ static void print_table(const Bench *b) {
     printf("%s: %s %s, %.4g M parameters, %.1f MiB of weights\n", model_label(b),
            b->info.architecture, file_type(b), (double)b->info.n_params / 1e6,
            (double)b->info.weight_bytes / 0x1p20);
-    printf("backend %s (%s); memory reads %.1f GB/s; median of %d run%s\n\n", b->info.backend,
-           b->info.device, b->read_gb_s, b->runs, b->runs == 1 ? "" : "s");
+    printf("backend %s (%s); ", b->info.backend, b->info.device);
+    if (b->read_gb_s > 0) printf("memory reads %.1f GB/s; ", b->read_gb_s);
+    printf("median of %d run%s\n\n", b->runs, b->runs == 1 ? "" : "s");
     printf("%-8s %7s %8s %10s %10s %10s %10s %8s %7s\n", "", "tokens", "context", "tok/s", "min",
            "max", "ms/token", "GB/s", "share");
     for (int i = 0; i < b->n_rows; i++) {
@@ -309,11 +312,12 @@ static json_t *machine_json(const Bench *b) {
 
 static Status print_json(const Bench *b, Error *err) {
     const bool cpu = strcmp(b->info.backend, "cpu") == 0;
-    json_t *o = json_pack("{s:s, s:s, s:s, s:o, s:i, s:f, s:o, s:o, s:o}", "model", model_label(b),
-                          "backend", b->info.backend, "device", b->info.device, "isa",
-                          cpu ? isa_json(b->info.device) : json_null(), "threads", b->threads,
-                          "read_gb_s", b->read_gb_s, "prefill", rows_json(b, false), "decode",
-                          rows_json(b, true), "decode_share", share_json(b));
+    json_t *o =
+        json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:o}", "model", model_label(b),
+                  "backend", b->info.backend, "device", b->info.device, "isa",
+                  cpu ? isa_json(b->info.device) : json_null(), "threads", b->threads, "read_gb_s",
+                  b->read_gb_s > 0 ? json_real(b->read_gb_s) : json_null(), "prefill",
+                  rows_json(b, false), "decode", rows_json(b, true), "decode_share", share_json(b));
     json_t *model =
         json_pack("{s:s, s:s, s:s, s:I, s:I, s:I}", "name", b->info.name, "architecture",
                   b->info.architecture, "file_type", file_type(b), "parameters",
@@ -369,6 +373,6 @@ int cmd_bench(int argc, char **argv) {
     plumb_model_close(b.model);
     free(b.ids);
     free(b.rows);
-    if (!st && help) return cli_help("bench");
+    if (!st && help) return cli_instead("bench", b.m.list_devices);
     return cli_finish(st ? cli_fail(&err) : 0);
 }

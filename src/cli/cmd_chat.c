@@ -262,7 +262,7 @@ int cmd_chat(int argc, char **argv) {
     plumb_model_close(c.model);
     generation_args_free(&c.g);
     free(c.own_system);
-    if (help) return cli_help("chat");
+    if (help) return cli_instead("chat", c.m.list_devices);
     // Someone at a terminal has seen what failed; a script learns it from the exit code.
     return cli_finish(st ? cli_fail(&err) : c.terminal ? 0 : c.code);
 }

@@ -178,10 +178,10 @@ static Status print_json(const Perplexity *p, Error *err) {
     const double ppl = exp(mean_of(&p->nll));
     plumb_model_info info;
     plumb_model_describe(p->model, &info);
-    json_t *o = json_pack("{s:f, s:f, s:I, s:i, s:i, s:s, s:s}", "ppl", ppl, "stderr",
-                          ppl * mean_error(&p->nll), "tokens", (json_int_t)p->nll.n, "chunks",
-                          p->n_chunks, "chunk_tokens", p->chunk, "model",
-                          p->m.model ? p->m.model : "the demo model", "backend", info.backend);
+    json_t *o = json_pack(
+        "{s:f, s:f, s:I, s:i, s:i, s:s, s:s, s:s}", "ppl", ppl, "stderr", ppl * mean_error(&p->nll),
+        "tokens", (json_int_t)p->nll.n, "chunks", p->n_chunks, "chunk_tokens", p->chunk, "model",
+        p->m.model ? p->m.model : "the demo model", "backend", info.backend, "device", info.device);
     if (o && p->reader) {
         json_object_set_new(o, "kl_mean", json_real(mean_of(&p->kl)));
         json_object_set_new(o, "kl_stderr", json_real(mean_error(&p->kl)));
@@ -226,6 +226,6 @@ int cmd_perplexity(int argc, char **argv) {
     plumb_session_close(p.session);
     plumb_model_close(p.model);
     tokens_free(&p.ids);
-    if (!st && help) return cli_help("perplexity");
+    if (!st && help) return cli_instead("perplexity", p.m.list_devices);
     return cli_finish(st ? cli_fail(&err) : 0);
 }

@@ -97,6 +97,6 @@ int cmd_run(int argc, char **argv) {
     plumb_model_close(m);
     generation_args_free(&a.g);
     prompt_args_free(&a.p);
-    if (help) return cli_help("run");
+    if (help) return cli_instead("run", a.m.list_devices);
     return cli_finish(st ? cli_fail(&err) : 0);
 }

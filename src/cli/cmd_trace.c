@@ -185,6 +185,6 @@ int cmd_trace(int argc, char **argv) {
     plumb_session_close(s);
     plumb_model_close(m);
     prompt_args_free(&a.p);
-    if (help) return cli_help("trace");
+    if (help) return cli_instead("trace", a.m.list_devices);
     return cli_finish(st ? cli_fail(&err) : 0);
 }

@@ -23,8 +23,8 @@ typedef struct {
     const char *model, *cpu_isa, *type_k, *type_v;
     const char *against, *qk_layout, *prompt, *html, *fault;
     ArgList backends;
-    int threads;
-    bool allow_odd_prompt, quick, full, self_test, json, color, verbose;
+    int threads, device, gpu_layers;  // the last two -1: not said
+    bool allow_odd_prompt, quick, full, self_test, json, color, verbose, list_devices;
 } VerifyArgs;
 
 // What the options come to.
@@ -50,6 +50,8 @@ static Status check_args(const VerifyArgs *a, Error *err) {
         bool given, ours, trace, self_test;  // with a backend of ours, --against, --self-test
     } options[] = {
         {"--backend", a->backends.n > 0, true, false, false},
+        {"--device", a->device >= 0, true, false, false},
+        {"-ngl", a->gpu_layers >= 0, true, false, false},
         {"--cpu-isa", a->cpu_isa, true, false, false},
         {"-ctk", a->type_k, true, false, false},
         {"-ctv", a->type_v, true, false, false},
@@ -87,6 +89,9 @@ static Status read_args(int argc, char **argv, VerifyArgs *a, bool *help, Error 
     const Arg own[] = {{"-m, --model", ARG_TEXT, &a->model, 0},
                        {"-t, --threads", ARG_INT, &a->threads, 1},
                        {"--backend", ARG_LIST, &a->backends, 0},
+                       {"--device", ARG_INT, &a->device, 0},
+                       {"-ngl, --gpu-layers, --n-gpu-layers", ARG_INT, &a->gpu_layers, -1},
+                       {"--list-devices", ARG_INSTEAD, &a->list_devices, 0},
                        {"--cpu-isa", ARG_TEXT, &a->cpu_isa, 0},
                        {"-ctk, --cache-type-k", ARG_TEXT, &a->type_k, 0},
                        {"-ctv, --cache-type-v", ARG_TEXT, &a->type_v, 0},
@@ -266,7 +271,10 @@ static Status verify_one(const Subject *s, const BackendOps *ops, bool several, 
     report_init(&r);
     snprintf(r.command, sizeof r.command, "%s", s->command);
     if (ops) {
-        const BackendConfig config = {.n_threads = s->n_threads, .isa = s->a->cpu_isa};
+        const BackendConfig config = {.n_threads = s->n_threads,
+                                      .isa = s->a->cpu_isa,
+                                      .device = s->a->device > 0 ? s->a->device : 0,
+                                      .notice = cli_notice()};
         st = device_model_open(s->model, ops, &config, &d, err);
         if (!st) st = verify_backend(&o, d, &r, err);
     } else {
@@ -289,36 +297,79 @@ static bool can_run(const BackendOps *ops) {
     return runs;
 }
 
-// The backends that were named or, without any, all that can run here.
-static Status choose_backends(const ArgList *names, const BackendOps **out, size_t *n, size_t most,
-                              Error *err) {
-    *n = 0;
-    for (size_t i = 0; i < names->n && *n < most; i++) {
-        out[*n] = backend_by_name(names->items[i]);
-        if (!out[(*n)++]) {
+enum { MOST_BACKENDS = 16 };
+
+typedef struct {
+    const BackendOps *ops[MOST_BACKENDS];
+    size_t n;
+} Backends;
+
+static bool is_cpu(const BackendOps *ops) {
+    return strcmp(ops->name, "cpu") == 0;
+}
+
+// -ngl may say that it is the CPU, or a GPU with all layers and the output; never both at once.
+static Status check_layers(const Subject *s, Error *err) {
+    const int layers = s->a->gpu_layers, n_layers = s->model->h.n_layers;
+    if (layers <= 0 || layers > n_layers) return OK;
+    return error_set(err, ERR_USAGE,
+                     "verify judges a whole backend, and -ngl %d would split the model's %d layers "
+                     "and its output between two; leave it out, or give -ngl %d",
+                     layers, n_layers, n_layers + 1);
+}
+
+static Status named_backends(const VerifyArgs *a, Backends *out, Error *err) {
+    for (size_t i = 0; i < a->backends.n && out->n < MOST_BACKENDS; i++) {
+        const char *name = a->backends.items[i];
+        const BackendOps *ops = out->ops[out->n++] = backend_by_name(name);
+        if (!ops) {
             return error_set(
                 err, ERR_UNAVAILABLE,
-                "this build has no backend named '%s'; `plumb backends` lists those it has",
-                names->items[i]);
+                "this build has no backend named '%s'; `plumb backends` lists those it has", name);
+        }
+        if (a->gpu_layers >= 0 && (a->gpu_layers == 0) != is_cpu(ops)) {
+            return error_set(
+                err, ERR_USAGE,
+                "-ngl %d and --backend %s exclude each other; leave one of the two out",
+                a->gpu_layers, name);
         }
     }
-    for (int i = 0; !names->n && backend_at(i) && *n < most; i++) {
-        if (can_run(backend_at(i))) out[(*n)++] = backend_at(i);
+    return OK;
+}
+
+// The backends that were named or, without any, all that can run here.
+static Status choose_backends(const Subject *s, Backends *out, Error *err) {
+    const VerifyArgs *a = s->a;
+    out->n = 0;
+    Status st = check_layers(s, err);
+    if (!st) st = named_backends(a, out, err);
+    if (st) return st;
+    for (int i = 0; !a->backends.n && backend_at(i) && out->n < MOST_BACKENDS; i++) {
+        const BackendOps *ops = backend_at(i);
+        if (a->gpu_layers >= 0 && (a->gpu_layers == 0) != is_cpu(ops)) continue;
+        if (can_run(ops)) out->ops[out->n++] = ops;
     }
-    return *n ? OK
-              : error_set(err, ERR_UNAVAILABLE,
-                          "no backend can run here; `plumb backends` says why");
+    if (!out->n) {
+        return error_set(err, ERR_UNAVAILABLE,
+                         a->gpu_layers > 0 ? "no GPU can be used here; `plumb backends` says why"
+                                           : "no backend can run here; `plumb backends` says why");
+    }
+    if (a->device > 0 && (out->n > 1 || is_cpu(out->ops[0]))) {
+        return error_set(err, ERR_USAGE,
+                         "--device %d needs one --backend that has several; --list-devices shows "
+                         "them",
+                         a->device);
+    }
+    return OK;
 }
 
 static Status verify(const Subject *s, Error *err) {
-    enum { MOST_BACKENDS = 16 };
-    const BackendOps *backends[MOST_BACKENDS];
-    size_t n;
+    Backends b;
     if (s->a->against) return verify_one(s, NULL, false, err);
-    Status st = choose_backends(&s->a->backends, backends, &n, MOST_BACKENDS, err), worst = OK;
-    for (size_t i = 0; !st && i < n; i++) {
+    Status st = choose_backends(s, &b, err), worst = OK;
+    for (size_t i = 0; !st && i < b.n; i++) {
         if (i > 0 && !s->a->json) putchar('\n');
-        st = verify_one(s, backends[i], n > 1, err);
+        st = verify_one(s, b.ops[i], b.n > 1, err);
         if (st == ERR_MISMATCH) worst = st, st = OK;
     }
     return st ? st : worst;
@@ -350,7 +401,7 @@ static Status self_test(const Subject *s, Error *err) {
 }
 
 int cmd_verify(int argc, char **argv) {
-    VerifyArgs a = {0};
+    VerifyArgs a = {.device = -1, .gpu_layers = -1};
     Subject s = {0};
     Error err;
     bool help = false;
@@ -362,6 +413,6 @@ int cmd_verify(int argc, char **argv) {
     }
     close_subject(&s);
     arg_list_free(&a.backends);
-    if (help) return cli_help("verify");
+    if (help) return cli_instead("verify", a.list_devices);
     return cli_finish(st == ERR_MISMATCH ? ERR_MISMATCH : st ? cli_fail(&err) : 0);
 }

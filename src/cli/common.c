@@ -50,60 +50,47 @@ Notice cli_notice(void) {
     return (Notice){print_notice, NULL};
 }
 
+int cli_instead(const char *command, bool list_devices) {
+    return list_devices ? cli_list_devices() : cli_help(command);
+}
+
 // --- models -----------------------------------------------------------------------------------
 
 const ModelArgs model_args_default = {.gpu_layers = -1};
 
 void model_args_table(ModelArgs *m, Arg table[N_MODEL_ARGS]) {
-    const Arg t[N_MODEL_ARGS] = {{"-m, --model", ARG_TEXT, &m->model, 0},
-                                 {"-t, --threads", ARG_INT, &m->threads, 1},
-                                 {"-c, --ctx-size", ARG_INT, &m->n_ctx, 0},
-                                 {"-b, --batch-size", ARG_INT, &m->batch_size, 1},
-                                 {"--backend", ARG_TEXT, &m->backend, 0},
-                                 {"--cpu-isa", ARG_TEXT, &m->cpu_isa, 0},
-                                 {"-ngl, --gpu-layers, --n-gpu-layers", ARG_INT, &m->gpu_layers, 0},
-                                 {"-ctk, --cache-type-k", ARG_TEXT, &m->type_k, 0},
-                                 {"-ctv, --cache-type-v", ARG_TEXT, &m->type_v, 0},
-                                 {"--check-tensors", ARG_FLAG, &m->check_tensors, 0},
-                                 {"-v, --verbose", ARG_FLAG, &m->verbose, 0},
-                                 {"--json", ARG_FLAG, &m->json, 0},
-                                 {"--color", ARG_FLAG, &m->color, 0},
-                                 {"--jinja", ARG_IGNORE, NULL, 0},
-                                 {0}};
+    const Arg t[N_MODEL_ARGS] = {
+        {"-m, --model", ARG_TEXT, &m->model, 0},
+        {"-t, --threads", ARG_INT, &m->threads, 1},
+        {"-c, --ctx-size", ARG_INT, &m->n_ctx, 0},
+        {"-b, --batch-size", ARG_INT, &m->batch_size, 1},
+        {"--backend", ARG_TEXT, &m->backend, 0},
+        {"--cpu-isa", ARG_TEXT, &m->cpu_isa, 0},
+        {"-ngl, --gpu-layers, --n-gpu-layers", ARG_INT, &m->gpu_layers, -1},
+        {"--device", ARG_INT, &m->device, 0},
+        {"--list-devices", ARG_INSTEAD, &m->list_devices, 0},
+        {"-ctk, --cache-type-k", ARG_TEXT, &m->type_k, 0},
+        {"-ctv, --cache-type-v", ARG_TEXT, &m->type_v, 0},
+        {"--check-tensors", ARG_FLAG, &m->check_tensors, 0},
+        {"-v, --verbose", ARG_FLAG, &m->verbose, 0},
+        {"--json", ARG_FLAG, &m->json, 0},
+        {"--color", ARG_FLAG, &m->color, 0},
+        {"--jinja", ARG_IGNORE, NULL, 0},
+        {0}};
     memcpy(table, t, sizeof t);
-}
-
-// -ngl names no backend: 0 is the CPU, more is a GPU, and a GPU that is not there is an error.
-static Status choose_backend(const ModelArgs *m, const char **name, Error *err) {
-    *name = m->backend;
-    if (m->gpu_layers < 0 || m->backend) return OK;
-    if (m->gpu_layers == 0) {
-        *name = "cpu";
-        return OK;
-    }
-    for (int i = 0; backend_at(i); i++) {
-        Text out = {0};
-        bool gpu =
-            strcmp(backend_at(i)->name, "cpu") != 0 && backend_at(i)->probe(&out, NULL) == OK;
-        text_free(&out);
-        if (gpu) {
-            *name = backend_at(i)->name;
-            return OK;
-        }
-    }
-    return error_set(
-        err, ERR_UNAVAILABLE,
-        "-ngl %d asks for a GPU and none can run here (see `plumb backends`); -ngl 0 uses the CPU",
-        m->gpu_layers);
 }
 
 plumb_model *cli_open_model(const ModelArgs *m, Error *err) {
     plumb_error e;
-    plumb_model_options o = {.n_threads = m->threads,
+    // In options 0 is what nobody said, and -1 is -ngl 0.
+    const int layers = m->gpu_layers < 0 ? 0 : m->gpu_layers == 0 ? -1 : m->gpu_layers;
+    plumb_model_options o = {.backend = m->backend,
+                             .device = m->device,
+                             .gpu_layers = layers,
+                             .n_threads = m->threads,
                              .cpu_isa = m->cpu_isa,
                              .check_tensors = m->check_tensors,
                              .notice = print_notice};
-    if (choose_backend(m, &o.backend, err)) return NULL;
     double start = clock_seconds();
     plumb_model *model = m->model ? plumb_model_open(m->model, &o, &e)
                                   : plumb_model_open_memory(cli_demo_model, cli_demo_model_bytes(),
@@ -112,9 +99,11 @@ plumb_model *cli_open_model(const ModelArgs *m, Error *err) {
         memcpy(err, &e, sizeof e);
         return NULL;
     }
+    plumb_model_info i;
+    plumb_model_describe(model, &i);
+    if (strcmp(i.backend, "cpu") != 0)
+        fprintf(stderr, "plumb: %s:%d %s\n", i.backend, m->device, i.device);
     if (m->verbose) {
-        plumb_model_info i;
-        plumb_model_describe(model, &i);
         fprintf(stderr,
                 "plumb: %s: %s, %s, %d layers, dim %d, %d tokens of vocabulary, %.4g parameters, "
                 "%.1f MiB of weights\n"
@@ -264,7 +253,7 @@ void cli_progress(const char *what, double done, double total) {
 // --- figures ----------------------------------------------------------------------------------
 
 // The rate is measured on the weights themselves, which are in memory by now. Where they fit the
-// caches it would say nothing about memory, and no share is given.
+// caches it would say nothing about memory, and no share is given; nor where a GPU reads them.
 static double machine_gb_s(const plumb_model *m, int threads) {
     const Tensor *biggest = NULL;
     Pool *p = NULL;
@@ -273,6 +262,7 @@ static double machine_gb_s(const plumb_model *m, int threads) {
         if (t->part == 0 && (!biggest || t->data < biggest->data)) biggest = t;
     }
     uint64_t span = m->model->weight_bytes;
+    if (strcmp(device_model_backend(m->device), "cpu") != 0) return 0;
     if (gguf_n_parts(m->gguf) > 1 || !biggest || span < CACHE_BYTES) return 0;
     if (span > 256u << 20) span = 256u << 20;
     if (pool_create(threads, &p, NULL)) return 0;

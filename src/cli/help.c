@@ -8,7 +8,9 @@
 #define MODEL_OPTIONS                                                                            \
     "  -m, --model FILE          GGUF file (any part of a split one); default: the demo model\n" \
     "  -t, --threads N           default: physical cores\n"                                      \
-    "  --backend NAME            see `plumb backends`; -ngl 0 means cpu\n"
+    "  --backend NAME            see `plumb backends`; default: the fastest that can run\n"      \
+    "  -ngl, --gpu-layers N      layers on the GPU, counted from the last; 0: the CPU alone\n"   \
+    "  --device N                which of its devices; --list-devices shows them\n"
 
 #define SESSION_OPTIONS                                                   \
     "  -c, --ctx-size N          context in tokens; 0: from the model\n"  \
@@ -195,7 +197,8 @@ static const struct {
      "\n"
      "  -m, --model FILE          GGUF file; default: the demo model\n"
      "  -t, --threads N           default: physical cores\n"
-     "  --backend NAME            may be repeated; default: all that can run\n"
+     "  --backend NAME            may be repeated; default: all that can run; --list-devices\n"
+     "  --device N                which of its devices\n"
      "  --cpu-isa NAME            kernels of the cpu backend; default: the best\n"
      "  -ctk, -ctv TYPE           types of the KV cache: f16, f32, q8_0\n"
      "  --quick, --full           one prompt of 20 tokens; all prompts, all rows, drift\n"

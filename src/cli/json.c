@@ -72,11 +72,12 @@ Status json_print_run(const plumb_model *m, const plumb_result *r, int n_logprob
     json_t *timings = json_pack("{s:f, s:f, s:f, s:f, s:f}", "load_s", load_s, "prefill_tok_s",
                                 f->prefill_tok_s, "decode_tok_s", f->decode_tok_s, "ttft_s",
                                 f->ttft_s, "decode_gb_s", f->decode_gb_s);
-    json_t *o = json_pack(
-        "{s:o, s:o, s:o, s:s, s:o, s:s, s:I}", "text", json_text(r->text, r->text_len), "tokens",
-        json_ids(r->tokens, r->n_tokens), "prompt_tokens",
-        json_ids(r->prompt_tokens, r->n_prompt_tokens), "finish", plumb_finish_name(r->finish),
-        "timings", timings, "backend", info.backend, "seed", (json_int_t)r->seed);
+    json_t *o =
+        json_pack("{s:o, s:o, s:o, s:s, s:o, s:s, s:s, s:I}", "text",
+                  json_text(r->text, r->text_len), "tokens", json_ids(r->tokens, r->n_tokens),
+                  "prompt_tokens", json_ids(r->prompt_tokens, r->n_prompt_tokens), "finish",
+                  plumb_finish_name(r->finish), "timings", timings, "backend", info.backend,
+                  "device", info.device, "seed", (json_int_t)r->seed);
     if (o && n_logprobs > 0 && json_object_set_new(o, "logprobs", logprobs(r, n_logprobs))) {
         json_decref(o);
         o = NULL;

@@ -59,6 +59,6 @@ int main(int argc, char **argv) {
     }
     if (strcmp(name, "--version") == 0) return print_version();
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return cli_help("");
-    if (strcmp(name, "--list-devices") == 0) return cmd_backends(1, argv + 1);
+    if (strcmp(name, "--list-devices") == 0) return cli_list_devices();
     return unknown_command(name);
 }

@@ -14,7 +14,7 @@ FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
 HELLO = "Hello! How can I help you today?"
 FIGURES = "tok/s"
-FIELDS = {"text", "tokens", "prompt_tokens", "finish", "seed", "timings", "backend"}
+FIELDS = {"text", "tokens", "prompt_tokens", "finish", "seed", "timings", "backend", "device"}
 
 
 def start(*args, **more):

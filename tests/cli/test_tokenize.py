@@ -125,7 +125,8 @@ def _():
     assert cpu["available"] and cpu["reason"] is None and "kernels:" in cpu["devices"][0]
     for b in backends:
         assert b["available"] == (b["reason"] is None), b
-    equal(plumb("--list-devices"), plumb("backends"))
+    for line in plumb("--list-devices").splitlines():
+        assert line in plumb("backends"), line
 
 
 run_tests()

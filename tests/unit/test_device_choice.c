@@ -161,6 +161,7 @@ static void one_that_is_too_small(void **state) {
     const DevicePart one = {.ops = gpu, .first = 2, .n_layers = 1};
     small.total = forward_bytes(m, &one, &c) + m->weight_bytes / 2;
     chosen(NULL, 0, 0, "abacus 1+0 of device 0", "room for 1 of the 3 layers");
+    chosen("abacus", 0, 0, "abacus 3+1 of device 0", "");  // the weights fit, a session may not
 }
 
 int main(void) {
