@@ -1,7 +1,7 @@
 // Which backend computes a model, and how many of its layers, from what a user said.
 //
-// This room owns: the meaning of --backend, --device and -ngl, and of leaving them out. It leaves to
-// others: what fits, opening and splitting (device_model.h).
+// This room owns: the meaning of --backend, --device and -ngl, and of leaving them out. It leaves
+// to others: what fits, opening and splitting (device_model.h).
 #ifndef PLUMB_ENGINE_DEVICE_CHOICE_H
 #define PLUMB_ENGINE_DEVICE_CHOICE_H
 
@@ -20,8 +20,8 @@ typedef struct {
 
 // at: the backends there are, as backend_at. A backend that was named and cannot run is
 // ERR_UNAVAILABLE. One that nobody named is passed over: without a word where there is no such
-// device, with a notice where there is one that does not open. Layers that are wanted on a GPU where
-// there is none are a notice, and the CPU computes them.
+// device, with a notice where there is one that does not open. Layers that are wanted on a GPU
+// where there is none are a notice, and the CPU computes them.
 Status device_choose(const Model *m, const DeviceWish *wish, const BackendOps *(*at)(int),
                      DeviceModel **out, Error *err);
 

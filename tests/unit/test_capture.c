@@ -270,6 +270,56 @@ static void through_a_file(void **state) {
     unlink(path);
 }
 
+static ActQuant as_it_is(const Backend *b, TensorType weight) {
+    (void)b, (void)weight;
+    return ACT_F32;
+}
+
+// What a trace says of rounding holds for all layers. Layers split between two backends are captured
+// as those of one are; where the two round differently, nothing is said of that.
+static void a_split_model(void **state) {
+    (void)state;
+    char path[64];
+    int32_t ids[9];
+    Error err = {0};
+    snprintf(path, sizeof path, "/tmp/plumb-split-%d.gguf", (int)getpid());
+    make_ids(ids, 9);
+    for (int alike = 0; alike < 2; alike++) {
+        Loaded l = load("tests/golden/models/demo-Q8_0.gguf", 4, TYPE_F16);
+        TracePrompt want = capture(&l, ids, 9, CAPTURE_ALL), got;
+        BackendOps other = *backend_by_name("cpu");
+        other.name = "other";
+        if (!alike) other.activation = as_it_is;
+        const BackendConfig config = {.n_threads = 2};
+        const DeviceSplit split = {
+            .lower = {backend_by_name("cpu"), config}, .upper = {&other, config}, .n_upper = 2};
+        const SessionConfig c = {512, 1, 4, TYPE_F16, TYPE_F16};
+        DeviceModel *d;
+        Session *s;
+        TraceWriter *w;
+        Trace *t;
+        must(device_model_split(l.model, &split, &d, &err), &err);
+        must(session_new(d, &c, quiet, &s, &err), &err);
+        must(capture_prompt(s, d, ids, 9, CAPTURE_ALL, &got, &err), &err);
+        same_prompt(&got, &want);
+        must(trace_writer_new(&w, &err), &err);
+        must(capture_describe(w, d, TYPE_F16, TYPE_F16, &err), &err);
+        must(trace_writer_add(w, "", &got, &err), &err);
+        must(trace_writer_finish(w, path, &err), &err);
+        must(trace_open(path, NULL, quiet, &t, &err), &err);
+        assert_string_equal(t->backend, "other");
+        assert_int_equal(t->says_activation, alike);
+        trace_close(t);
+        trace_writer_free(w);
+        capture_free(&got);
+        capture_free(&want);
+        session_free(s);
+        device_model_close(d);
+        unload(&l);
+        unlink(path);
+    }
+}
+
 static void refusals(void **state) {
     (void)state;
     TracePrompt p;
@@ -293,6 +343,7 @@ int main(void) {
         cmocka_unit_test(caches),
         cmocka_unit_test(probabilities),
         cmocka_unit_test(through_a_file),
+        cmocka_unit_test(a_split_model),
         cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
