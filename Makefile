@@ -8,6 +8,8 @@
 #   make fuzz       each fuzzer for FUZZ_SECONDS=60 (clang)
 #   make bench      speed of a model of TinyLlama's shape on this machine
 #   make install, uninstall      PREFIX=/usr/local DESTDIR=
+#   make METAL=1    on macOS: with the backend for Apple's GPUs
+#   make METAL=1 check-metal     proves it on this Mac
 #   make clean
 #
 # Variables: BUILD=build CC=gcc OPT=-O2 CFLAGS= LDFLAGS= WERROR=1 SANITIZE=1 V=1, and HAVE_PCRE2=,
@@ -26,11 +28,14 @@ SONAME  := libplumb.so.0
 MAKEFLAGS += --no-builtin-rules
 
 all: programs
-.PHONY: all programs tests test demo check asan fuzz fuzzers bench install uninstall clean
+.PHONY: all programs tests test demo check asan fuzz fuzzers bench install uninstall clean \
+        check-metal
 .DELETE_ON_ERROR:
 ifneq ($(V),1)
 Q := @
 endif
+
+DARWIN := $(filter Darwin,$(shell uname))
 
 # Goals that hand over to another make (which sees the packages that were just installed) or need
 # no compiler do not ask what the compiler finds.
@@ -53,26 +58,30 @@ SAN += -fsanitize=fuzzer-no-link
 endif
 endif
 
+ifneq ($(METAL),)
+METAL_CFLAGS := -DPLUMB_METAL
+METAL_LIBS   := -framework Metal -framework Foundation
+endif
 # -ffp-contract=off: the same bits on every machine; kernels that want FMA ask for it by name.
 CFLAGS_ALL := -std=c11 $(OPT) -g -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno \
-              -pthread -Iinclude -Isrc $(WARN) $(SAN) $(FEATURE_CFLAGS) \
+              -pthread -Iinclude -Isrc $(WARN) $(SAN) $(FEATURE_CFLAGS) $(METAL_CFLAGS) \
               -DPLUMB_VERSION='"$(VERSION)"' $(CFLAGS)
 LDFLAGS_ALL := -pthread $(SAN) $(LDFLAGS)
-LIBS := $(FEATURE_LIBS) -lm
+LIBS := $(FEATURE_LIBS) $(METAL_LIBS) -lm
 
 # Other flags than last time: every object is stale.
 FLAGS := $(strip $(CC) $(CFLAGS_ALL) / $(LDFLAGS_ALL) $(LIBS))
 ifneq ($(FEATURES_FOR),)
 -include $(BUILD)/flags.mk
 ifneq ($(FLAGS),$(FLAGS_WERE))
-$(file >$(BUILD)/flags.mk,FLAGS_WERE := $(FLAGS))
+$(shell printf 'FLAGS_WERE := %s\n' '$(subst ','\'',$(FLAGS))' >$(BUILD)/flags.mk)
 endif
 $(BUILD)/flags.mk: ;
 endif
 
 # --- sources: the rooms of src/; the library has all but the ones above the engine ---
 SRCS      := $(sort $(shell find src -name '*.c'))
-OBJS      := $(SRCS:%.c=$(BUILD)/%.o)
+OBJS      := $(SRCS:%.c=$(BUILD)/%.o) $(if $(METAL),$(BUILD)/src/backend/gpu/device_metal.o)
 # The generic kernels again, for a newer level of the architecture (src/backend/cpu/kernel_set.h).
 ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine 2>/dev/null)),)
 OBJS      += $(addprefix $(BUILD)/src/backend/cpu/,kernels_generic.avx2.o unpack.avx2.o)
@@ -100,11 +109,24 @@ $(BUILD)/%.avx2.o: %.c Makefile $(BUILD)/flags.mk
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS_ALL) $(FILE_FLAGS) -MMD -MP -c $< -o $@
 
+# --- Metal: on macOS, with METAL=1 ---
+ifneq ($(METAL),)
+ifeq ($(DARWIN),)
+$(error METAL=1 is for macOS; elsewhere the tests run Metal's backend on a simulated GPU)
+endif
+endif
+
+$(BUILD)/%.o: %.m Makefile $(BUILD)/flags.mk
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -fno-objc-arc -MMD -MP -c $< -o $@
+
 $(BUILD)/src/cli/demo_model.o: models/demo.gguf
 $(BUILD)/src/verify/report_html.o: $(wildcard src/verify/page/*)
+$(BUILD)/src/backend/gpu/gpu_source.o: $(wildcard src/backend/gpu/*.h)
 
-# --- programs and libraries (under a sanitizer, whose names must stay, the program alone) ---
-programs: $(BUILD)/plumb $(if $(SANITIZE),,$(BUILD)/libplumb.a $(BUILD)/libplumb.so)
+# --- programs and libraries (the program alone under a sanitizer, whose names must stay, and on
+# macOS, whose linker makes libraries in another way) ---
+programs: $(BUILD)/plumb $(if $(SANITIZE)$(DARWIN),,$(BUILD)/libplumb.a $(BUILD)/libplumb.so)
 
 $(BUILD)/plumb: $(OBJS)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
@@ -123,7 +145,12 @@ $(BUILD)/libplumb.so: $(LIB_OBJS)
 # --- tests ---
 tests: programs $(UNIT_BINS)
 
-$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(TEST_OBJS)
+# What tests share (an emulator of GPUs); a test takes of it what it uses.
+$(BUILD)/libtests.a: $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/gpu/*.c)))
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
+$(BUILD)/tests/%: $(BUILD)/tests/unit/%.o $(TEST_OBJS) $(BUILD)/libtests.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS_CMOCKA) $(LIBS)
 
@@ -133,11 +160,66 @@ $(BUILD)/tests/unit/%.o: tests/unit/%.c Makefile $(BUILD)/flags.mk
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 
+# --- Metal without a Mac: its device on a simulated GPU, in a plumb and in tests of their own ---
+SIM := $(BUILD)/metal-sim
+# Sources that look at PLUMB_METAL.
+SIM_SRCS := src/backend/backend.c $(sort $(wildcard src/backend/gpu/*.c))
+SIM_TEST_OBJS := $(filter-out $(SIM_SRCS:%.c=$(BUILD)/%.o),$(TEST_OBJS)) $(SIM_SRCS:%.c=$(SIM)/%.o) \
+    $(SIM)/src/backend/gpu/device_metal.o \
+    $(patsubst %,$(SIM)/%.o,$(basename $(sort $(wildcard tests/metal/sim_*.[cm])))) $(BUILD)/libtests.a
+# The kernels find the simulation's functions in the program that loads them.
+SIM_LINK = $(CC) $(LDFLAGS_ALL) -rdynamic -o $@ $^ $(LIBS_CMOCKA) $(LIBS) $(LIBS_METAL_SIM)
+SIM_CFLAGS := -DPLUMB_METAL -Itests -DSIM_INCLUDE='"$(abspath tests/metal)"'
+SIM_BINS := $(BUILD)/plumb-metal-sim $(addprefix $(BUILD)/tests/,test_metal_sim test_metal_device \
+    test_metal_suite test_metal_gpu_kernels test_metal_gpu_attention)
+ifeq ($(HAVE_METAL_SIM)$(SANITIZE),1)
+tests: $(SIM_BINS)
+endif
+
+$(SIM)/%.o: %.c Makefile $(BUILD)/flags.mk
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) $(SIM_CFLAGS) -MMD -MP -c $< -o $@
+
+$(SIM)/%.o: %.m Makefile $(BUILD)/flags.mk
+	@mkdir -p $(@D)
+	$(Q)clang -std=c11 $(OPT) -g -fPIC -pthread -Iinclude -Isrc -Itests/metal/include $(WARN) \
+	    $(OBJC_FLAGS) $(SIM_CFLAGS) -MMD -MP -c $< -o $@
+
+$(SIM)/src/backend/gpu/gpu_source.o: $(wildcard src/backend/gpu/*.h)
+
+$(BUILD)/plumb-metal-sim: $(BUILD)/src/cli/main.o $(SIM_TEST_OBJS)
+	$(Q)$(SIM_LINK)
+
+# The kernels' own tests, on it.
+$(BUILD)/tests/test_metal_gpu_%: $(SIM)/tests/unit/test_gpu_%.o $(SIM_TEST_OBJS)
+	@mkdir -p $(@D)
+	$(Q)$(SIM_LINK)
+
+$(BUILD)/tests/test_metal_%: $(SIM)/tests/metal/test_metal_%.o $(SIM_TEST_OBJS)
+	@mkdir -p $(@D)
+	$(Q)$(SIM_LINK)
+
+# On a Mac its GPU, elsewhere the simulated one: the device, the kernels, verify on every model here.
+METAL_PLUMB := $(BUILD)/plumb$(if $(METAL),,-metal-sim)
+METAL_TESTS := $(if $(HAVE_CMOCKA),$(addprefix $(BUILD)/tests/,$(if $(METAL),test_device_metal \
+    test_gpu_kernels test_gpu_attention,test_metal_suite test_metal_gpu_kernels \
+    test_metal_gpu_attention)))
+METAL_MODELS := models/demo.gguf $(sort $(wildcard tests/golden/models/*.gguf)) \
+    $(filter-out %-golden.gguf,$(sort $(wildcard tests/golden/arch/*.gguf)))
+check-metal: $(METAL_PLUMB) $(METAL_TESTS)
+	@$(METAL_PLUMB) backends
+	@$(if $(METAL_TESTS),,echo 'cmocka is not there: without the tests of the device and its kernels')
+	@for t in $(METAL_TESTS); do echo "--- $$t"; $$t || exit 1; done
+	@for m in $(METAL_MODELS); do echo "--- $$m"; \
+	    $(METAL_PLUMB) verify --backend metal -m $$m || exit 1; done
+	@echo '--- Metal: all of it is right'
+
 test: tests
 	@PLUMB_CC='$(CC)' $(if $(SANITIZE),PLUMB_SANITIZE=1) python3 tests/run.py --build $(BUILD)
 
 # --- goals that install, or build in a directory of their own ---
-PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(or $(shell nproc 2>/dev/null),2))
+PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,\
+           -j$(or $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null),2))
 SUBMAKE = $(MAKE) --no-print-directory $(if $(V),,-s) $(PARALLEL)
 
 demo:
@@ -174,7 +256,7 @@ $(BUILD)/plumb.pc: tools/plumb.pc.in Makefile $(BUILD)/flags.mk
 	     -e 's|@VERSION@|$(VERSION)|; s|@REQUIRES@|$(LIBRARY_REQUIRES)|' $< >$@
 
 install: programs
-	$(if $(SANITIZE),$(error a sanitizer build is not for installing))
+	$(if $(SANITIZE)$(DARWIN),$(error no libraries are made under a sanitizer and on macOS))
 	@rm -f $(BUILD)/plumb.pc # PREFIX may be another than last time
 	+@$(MAKE) --no-print-directory -s $(BUILD)/plumb.pc
 	$(INSTALL) -d $(INTO)/bin $(INTO)/include $(INTO_LIB)/pkgconfig $(INTO)/share/man/man1 \
@@ -198,4 +280,5 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
--include $(OBJS:.o=.d) $(wildcard $(BUILD)/tests/unit/*.d $(BUILD)/tests/fuzz/*.d)
+-include $(OBJS:.o=.d) $(wildcard $(BUILD)/tests/unit/*.d $(BUILD)/tests/fuzz/*.d $(BUILD)/tests/gpu/*.d) \
+    $(shell find $(SIM) -name '*.d' 2>/dev/null)

@@ -91,6 +91,8 @@ def main():
     build = os.path.join(ROOT, a.build)
     names = [os.path.basename(s)[:-2] for s in glob.glob(os.path.join(ROOT, "tests/unit/test_*.c"))]
     programs = sorted(os.path.join(build, "tests", n) for n in names)
+    # On a simulated Metal, where that could be built; tests/cli/test_metal.py says where it could not.
+    programs += sorted(glob.glob(os.path.join(build, "tests", "test_metal_*")))
     programs += sorted(glob.glob(os.path.join(ROOT, "tests/cli/test_*.py")))
     programs = [p for p in programs
                 if not a.only or any(o in os.path.basename(p) for o in a.only)]

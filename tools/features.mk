@@ -2,14 +2,14 @@
 # build directory; it is asked again when the compiler, its flags or the installed headers change.
 # HAVE_NAME= on make's command line leaves a library out.
 FEATURE_DIRS    := /usr/include /usr/local/include /usr/include/*-linux-* $(subst :, ,$(CPATH))
-FEATURE_HEADERS := pcre2.h jansson.h histedit.h cmocka.h stdio.h
+FEATURE_HEADERS := pcre2.h jansson.h histedit.h cmocka.h stdio.h GNUstep/Foundation/Foundation.h
 FEATURE_KEY     := $(strip $(CC) $(CFLAGS) $(LDFLAGS) $(wildcard $(foreach d,$(FEATURE_DIRS),\
                    $(FEATURE_HEADERS:%=$(d)/%))))
 
 -include $(BUILD)/features.mk
 ifneq ($(FEATURE_KEY),$(FEATURES_FOR))
 $(shell mkdir -p $(BUILD) && sh tools/features.sh $(CC) $(CFLAGS) $(LDFLAGS) >$(BUILD)/features.mk)
-$(file >>$(BUILD)/features.mk,FEATURES_FOR := $(FEATURE_KEY))
+$(shell printf 'FEATURES_FOR := %s\n' '$(subst ','\'',$(FEATURE_KEY))' >>$(BUILD)/features.mk)
 include $(BUILD)/features.mk
 endif
 $(BUILD)/features.mk: ;

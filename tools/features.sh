@@ -40,3 +40,19 @@ look LIBEDIT '#include <histedit.h>\nint main(void) { return !history_init(); }'
     'libedit-dev is not installed: chat without line editing and history'
 look CMOCKA '#include <stdarg.h>\n#include <stddef.h>\n#include <stdint.h>\n#include <setjmp.h>\n#include <cmocka.h>\nint main(void) { cmocka_set_message_output(CM_OUTPUT_TAP); return 0; }' \
     -lcmocka -lcmocka ''
+
+# The simulated Metal of the tests: Objective-C with GNUstep, and C++ for OpenCL. clang alone has both
+# (the headers of the runtime are gcc's).
+objc='-fobjc-runtime=gcc -fno-objc-arc -fexceptions -fobjc-exceptions'
+objc="$objc -fconstant-string-class=NSConstantString -isystem /usr/include/GNUstep"
+objc="$objc -idirafter $(gcc -print-file-name=include 2>/dev/null)"
+printf '#import <Foundation/Foundation.h>\nint main(void) { @autoreleasepool { return (int)@"".length; } }' >"$dir/try.m"
+echo 'kernel void k(__global float *x) { x[0] = 0; }' >"$dir/try.cl"
+# shellcheck disable=SC2086
+if clang $objc -o "$dir/try" "$dir/try.m" -lgnustep-base -lobjc >/dev/null 2>&1 &&
+    clang -x cl -cl-std=clc++ -cl-no-stdinc -fPIC -shared -o "$dir/try.so" "$dir/try.cl" \
+        >/dev/null 2>&1; then
+    printf 'HAVE_METAL_SIM := 1\nLIBS_METAL_SIM := -lgnustep-base -lobjc\nOBJC_FLAGS := %s\n' "$objc"
+else
+    echo 'HAVE_METAL_SIM :='
+fi

@@ -15,6 +15,10 @@ check)
     needed="$needed libcmocka-dev python3" optional="$optional pkg-config"
     # A browser, for the tests of the pages that plumb makes.
     optional="$optional chromium chromium-driver python3-selenium"
+    # A simulated Metal: its kernels and Objective-C, both compiled by clang.
+    optional="$optional clang gobjc libgnustep-base-dev"
+    # OpenCL on the processor.
+    optional="$optional ocl-icd-libopencl1 pocl-opencl-icd"
     ;;
 # clang does not bring its sanitizers' runtime; llvm has the symbolizer that names a finding's lines.
 sanitizers) needed="clang libclang-rt-14-dev" optional="llvm" ;;

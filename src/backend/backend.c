@@ -4,8 +4,16 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend/gpu/gpu.h"
 
-static const BackendOps *const backends[] = {&cpu_backend};
+static const BackendOps *const backends[] = {
+    &cuda_backend,
+#ifdef PLUMB_METAL
+    &metal_backend,
+#endif
+    &opencl_backend,
+    &cpu_backend,
+};
 
 const BackendOps *backend_at(int i) {
     return i >= 0 && i < (int)(sizeof backends / sizeof *backends) ? backends[i] : NULL;

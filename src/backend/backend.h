@@ -46,6 +46,7 @@ typedef struct {
     // that runs layers and not the head is given none.
     int n_out;
     const int32_t *out_row;
+    int n_pairs;  // n_rot / 2
 } Batch;
 
 typedef struct {
@@ -157,8 +158,8 @@ typedef struct BackendOps {
     // All four, or NULL where the device has no such thing. After begin(), record() keeps the
     // operations that follow instead of running them, until record_end(). replay() runs them, on
     // the batch of the last begin(): it must have as many tokens and rows out as the one that was
-    // recorded. Weights, buffers and the Kv must be the same. *out NULL: the device would not
-    // record it; issue the operations.
+    // recorded. Weights, buffers and the Kv must be the same, and no reserve() have come between.
+    // *out NULL: the device would not record it; issue the operations.
     Status (*record)(Backend *b, Error *err);
     Status (*record_end)(Backend *b, Recording **out, Error *err);
     Status (*replay)(Backend *b, Recording *r, Error *err);

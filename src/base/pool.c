@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <sys/sysctl.h>
+#endif
 
 enum { SPINS = 4000, YIELDS = 200 };
 
@@ -119,9 +122,11 @@ void pool_run(Pool *p, PoolFn fn, void *arg) {
 }
 
 static int processors_allowed(void) {
+#ifndef __APPLE__
     cpu_set_t set;
     CPU_ZERO(&set);
     if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n > 0 ? (int)n : 1;
 }
@@ -186,6 +191,18 @@ void pool_split(long n, long grain, int i, int n_threads, long *from, long *to) 
     *to = b < n ? b : n;
 }
 
+#ifdef __APPLE__
+// The fast ones, where there are two kinds.
+static int physical_cores(void) {
+    static const char *const names[] = {"hw.perflevel0.physicalcpu", "hw.physicalcpu"};
+    for (int i = 0; i < 2; i++) {
+        int n = 0;
+        size_t size = sizeof n;
+        if (sysctlbyname(names[i], &n, &size, NULL, 0) == 0 && n > 0) return n;
+    }
+    return processors_allowed();
+}
+#else
 // Cores that share no package and core id with one counted before, among the allowed processors.
 static int physical_cores(void) {
     cpu_set_t set;
@@ -212,6 +229,7 @@ static int physical_cores(void) {
     }
     return n ? n : 1;
 }
+#endif
 
 int pool_default_threads(void) {
     int n = physical_cores();

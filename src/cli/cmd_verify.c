@@ -290,11 +290,12 @@ static Status verify_one(const Subject *s, const BackendOps *ops, bool several, 
 
 // --- which -------------------------------------------------------------------------------------
 
-static bool can_run(const BackendOps *ops) {
+// Is it judged without being named? Not where it is the processor under another name.
+static bool is_of_interest(const BackendOps *ops) {
     Text devices = {0};
     const bool runs = ops->probe(&devices, NULL) == OK;
     text_free(&devices);
-    return runs;
+    return runs && ops->by_default();
 }
 
 enum { MOST_BACKENDS = 16 };
@@ -347,7 +348,7 @@ static Status choose_backends(const Subject *s, Backends *out, Error *err) {
     for (int i = 0; !a->backends.n && backend_at(i) && out->n < MOST_BACKENDS; i++) {
         const BackendOps *ops = backend_at(i);
         if (a->gpu_layers >= 0 && (a->gpu_layers == 0) != is_cpu(ops)) continue;
-        if (can_run(ops)) out->ops[out->n++] = ops;
+        if (is_of_interest(ops)) out->ops[out->n++] = ops;
     }
     if (!out->n) {
         return error_set(err, ERR_UNAVAILABLE,

@@ -1,18 +1,12 @@
 // The demo model, linked into the program: a copied `plumb` answers with no file beside it.
 #include "cli/cli.h"
 
-__asm__(
-    ".section .rodata\n"
-    ".balign 64\n"
-    ".global cli_demo_model\n"
-    ".hidden cli_demo_model\n"
-    "cli_demo_model:\n"
-    ".incbin \"models/demo.gguf\"\n"
-    ".global cli_demo_model_end\n"
-    ".hidden cli_demo_model_end\n"
-    "cli_demo_model_end:\n"
-    ".byte 0\n"
-    ".previous\n");
+#include "base/embed.h"
+
+__asm__(EMBED_BEGIN                                                       //
+            EMBED_SYMBOL(cli_demo_model) EMBED_BYTES("models/demo.gguf")  //
+        EMBED_SYMBOL(cli_demo_model_end) EMBED_NUL                        //
+            EMBED_END);
 
 extern const unsigned char cli_demo_model_end[];
 

@@ -40,6 +40,7 @@ typedef struct {
     DevicePart parts[DEVICE_PARTS];
     DeviceLayer *layers;  // n_layers of the model
     char device[512];     // device_model_device
+    int n_reserves;       // times that scratch was reserved: recordings of before are void
 } DeviceModel;
 
 typedef struct {

@@ -34,6 +34,7 @@ struct Forward {
     float *carried;  // n x dim: x on its way from one part to another; NULL with one part
     float *cosine, *sine;
     Step steps[OUT_ROWS + 1];  // by number of tokens
+    int reserved;              // d->n_reserves when the first of them was recorded
 };
 
 static int q_dim(const Hparams *h) {
@@ -252,8 +253,18 @@ static void record_step(Forward *f, Step *s, const Batch *batch) {
     s->recording = NULL;
 }
 
+static void drop_steps(Forward *f) {
+    const Part *p = &f->parts[0];
+    for (int n = 0; n <= OUT_ROWS; n++) {
+        if (f->steps[n].recording) p->ops->recording_free(p->b, f->steps[n].recording);
+        f->steps[n] = (Step){0};
+    }
+}
+
 static Status run_step(Forward *f, Step *s, const Batch *batch, float *logits, Error *err) {
     const Part *p = &f->parts[0];
+    if (f->reserved != f->d->n_reserves) drop_steps(f);  // another forward pass took scratch since
+    f->reserved = f->d->n_reserves;
     if (s->n_runs == 1) record_step(f, s, batch);
     if (s->n_runs < 2) s->n_runs++;
     Status st = s->recording ? p->ops->replay(p->b, s->recording, err) : issue_step(f, batch, err);
@@ -293,7 +304,8 @@ Status forward_run(Forward *f, int n, const int32_t *token, const int32_t *pos, 
         rope_row(&f->d->rope, pos[i], f->cosine + (size_t)i * (size_t)f->d->rope.n_pairs,
                  f->sine + (size_t)i * (size_t)f->d->rope.n_pairs);
     }
-    const Batch batch = {n, token, pos, seq, f->cosine, f->sine, n_out, out_row};
+    const Batch batch = {
+        n, token, pos, seq, f->cosine, f->sine, n_out, out_row, f->d->rope.n_pairs};
     Batch own[DEVICE_PARTS];
     Status st = begin_all(f, &batch, own, err);
     if (st) return st;
@@ -377,10 +389,7 @@ static void free_part(Part *p, const Hparams *h, const ForwardConfig *c) {
 
 void forward_free(Forward *f) {
     if (!f) return;
-    for (int n = 0; n <= OUT_ROWS; n++) {
-        const Part *p = &f->parts[0];
-        if (f->steps[n].recording) p->ops->recording_free(p->b, f->steps[n].recording);
-    }
+    drop_steps(f);
     for (int i = 0; i < f->d->n_parts; i++) {
         free_part(&f->parts[i], &f->d->model->h, &f->config);
     }
@@ -437,6 +446,7 @@ Status forward_new(DeviceModel *d, const ForwardConfig *config, Forward **out, E
         forward_free(f);
         return st;
     }
+    f->reserved = ++d->n_reserves;
     *out = f;
     return OK;
 }

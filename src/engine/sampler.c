@@ -86,7 +86,7 @@ static Status check_params(const plumb_sampling *p, int n_vocab, Error *err) {
 
 static int64_t new_seed(void) {
     uint64_t v = 0;
-    if (getrandom(&v, sizeof v, 0) != (ssize_t)sizeof v)
+    if (getentropy(&v, sizeof v))
         v = (uint64_t)(uintptr_t)&v * 0x9e3779b97f4a7c15u;
     return (int64_t)(v & 0xffffffff);
 }

@@ -12,7 +12,7 @@
 
 #include "engine/sampler.h"
 
-enum { SHORT_RUN = 6, N_SEQS = 3 };
+enum { SHORT_RUN = 6, N_SEQS = 3, LARGE_PROMPT = 600, LARGE_BATCH = 512 };
 
 typedef struct {
     const Model *m;
@@ -103,6 +103,12 @@ static void keep_row(void *user, size_t index, const float *logits) {
     memcpy(s->to + (s->base + index) * s->n_vocab, logits, s->n_vocab * sizeof *logits);
 }
 
+static void keep_last(void *user, size_t index, const float *logits) {
+    (void)index;
+    const Sink *s = user;
+    memcpy(s->to, logits, s->n_vocab * sizeof *logits);
+}
+
 static Status open_session(const Paths *p, DeviceModel *d, Session **out) {
     const SessionConfig c = {.n_ctx = (int)p->n,
                              .n_seqs = 1,
@@ -188,6 +194,37 @@ static Status check_chunks(Paths *p, size_t size) {
     if (size >= p->n) return OK;
     Status st = eval_whole(p, p->d, 0, size, (Tap){0}, p->got);
     return st ? st : judge(p, id, what);
+}
+
+// The last token of a prompt of LARGE_PROMPT, in batches of LARGE_BATCH, and at once.
+static Status check_large(Paths *p) {
+    const size_t sizes[] = {LARGE_PROMPT, LARGE_BATCH};
+    const SessionConfig c = {.n_ctx = LARGE_PROMPT,
+                             .n_seqs = 1,
+                             .batch_size = LARGE_PROMPT,
+                             .type_k = p->o->type_k,
+                             .type_v = p->o->type_v};
+    step(p, "batch of 512");
+    if (p->m->h.n_ctx_train < LARGE_PROMPT) return OK;
+    int32_t *ids = calloc(LARGE_PROMPT, sizeof *ids);
+    if (!ids) return error_memory(p->err, "a prompt", LARGE_PROMPT * sizeof *ids);
+    for (size_t i = 0; i < LARGE_PROMPT; i++) ids[i] = p->o->tokens[i % p->n];
+    Status st = OK;
+    for (int way = 0; !st && way < 2; way++) {
+        Session *s = NULL;
+        Sink sink = {way ? p->got : p->alone, p->n_vocab, 0};
+        st = session_new(p->d, &c, (Notice){0}, &s, p->err);
+        for (size_t at = 0; !st && at < LARGE_PROMPT; at += sizes[way]) {
+            const size_t left = LARGE_PROMPT - at, n = left < sizes[way] ? left : sizes[way];
+            EvalOptions o = {.n_logits = n == left, .on_logits = keep_last, .user = &sink};
+            st = session_eval(s, 0, ids + at, n, &o, NULL, p->err);
+        }
+        session_free(s);
+    }
+    free(ids);
+    if (st) return st;
+    const Difference d = compare(p, p->got, p->alone, 1);
+    return say(p, "batch of 512", "600 tokens in batches of 512", "one batch", 1, &d);
 }
 
 // Other tokens are written over, as after an edited message.
@@ -567,7 +604,7 @@ static Status check_draws(Paths *p) {
 
 // --- all --------------------------------------------------------------------------------------
 
-static const size_t chunk_sizes[] = {2, 8, 9, 31, 32, 33};
+static const size_t chunk_sizes[] = {2, 3, 7, 8, 9, 31, 32, 33};
 enum { N_CHUNK_SIZES = sizeof chunk_sizes / sizeof *chunk_sizes };
 
 static Status check_quick(Paths *p) {
@@ -589,6 +626,7 @@ static Status check_one_sequence(Paths *p) {
         st = check_rest(p, chunk_sizes[i]);
         if (!st) st = check_chunks(p, chunk_sizes[i]);
     }
+    if (!st) st = check_large(p);
     return st ? st : check_rewind(p);
 }
 
@@ -616,7 +654,7 @@ static Status check_devices(Paths *p) {
 }
 
 static Status check_all(Paths *p) {
-    p->total = 2 * N_CHUNK_SIZES + 15;
+    p->total = 2 * N_CHUNK_SIZES + 16;
     Status st = check_one_sequence(p);
     if (!st) st = check_sequences(p);
     if (!st) st = check_copy(p);

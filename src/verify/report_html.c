@@ -9,20 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/embed.h"
 #include "base/sha256.h"
 #include "verify/report_internal.h"
 
-#define INCLUDE_FILE(name, path)    \
-    __asm__(                        \
-        ".section .rodata\n"        \
-        ".hidden " #name            \
-        "\n"                        \
-        ".global " #name "\n" #name \
-        ":\n"                       \
-        ".incbin \"" path           \
-        "\"\n"                      \
-        ".byte 0\n"                 \
-        ".previous\n");             \
+#define INCLUDE_FILE(name, path)                                                   \
+    __asm__(EMBED_BEGIN EMBED_SYMBOL(name) EMBED_BYTES(path) EMBED_NUL EMBED_END); \
     extern const char name[]
 
 INCLUDE_FILE(report_page_html, "src/verify/page/report.html");
