@@ -174,7 +174,7 @@ static void faults_are_found(void **state) {
         const bool bits = i == 0;
         check_fault(RIGHT, bits, "");
         check_fault(TAPPED, bits, "taps, cache F32, cache Q8_0, instructions generic");
-        check_fault(LONE, bits, "token by token, 1 | rest");
+        check_fault(LONE, bits, "token by token, 1 | rest, chunks of 3");
         check_fault(NO_COPY, bits, "shared prefix");
         check_fault(ONE_SEQUENCE, bits, "sequences mixed, sequences step");
         check_fault(THREADS, bits, "threads 2");

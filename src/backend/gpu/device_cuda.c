@@ -11,6 +11,7 @@
 
 #include "backend/gpu/cuda_api.h"
 #include "backend/gpu/device.h"
+#include "base/library.h"
 
 enum {
     LOCKED_BYTES = 1 << 20,  // of each of the two staging areas
@@ -67,6 +68,11 @@ static void load(void) {
     static const char *const compilers[] = {"libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12",
                                             "libnvrtc.so.11.2",
                                             "/usr/local/cuda/lib64/libnvrtc.so"};
+    if (!library_can_load()) {
+        error_set(&missing, ERR_UNAVAILABLE,
+                  "this program is linked statically and cannot load the NVIDIA driver");
+        return;
+    }
     void *lib = open_first(drivers, COUNT(drivers));
     if (!lib) {
         error_set(&missing, ERR_UNAVAILABLE, "no NVIDIA driver here (libcuda.so.1 is not found)");

@@ -13,6 +13,7 @@
 #include "backend/gpu/device.h"
 #include "backend/gpu/opencl_api.h"
 #include "base/arena.h"
+#include "base/library.h"
 
 enum {
     MAX_DEVICES = 64,
@@ -65,23 +66,23 @@ static void list_devices(const Handle *platforms, uint32_t n, uint64_t types) {
 }
 
 static void load(void) {
-    if (opencl_load(&missing)) return;
+    const char *const why = "a program that is linked statically cannot load OpenCL's library";
+    if (!library_can_load() ? error_set(&missing, ERR_UNAVAILABLE, why) : opencl_load(&missing))
+        return;
     Handle platforms[MAX_DEVICES];
     uint32_t n = 0;
     if (cl.clGetPlatformIDs(MAX_DEVICES, platforms, &n) || n == 0) {
         error_set(&missing, ERR_UNAVAILABLE,
-                  "OpenCL's loader finds no driver (Debian: nvidia-opencl-icd, intel-opencl-icd or "
-                  "mesa-opencl-icd for a GPU, pocl-opencl-icd for the processor)");
+                  "OpenCL's loader finds no driver (Debian: nvidia-opencl-icd, intel-opencl-icd, "
+                  "mesa-opencl-icd; pocl-opencl-icd for the processor)");
         return;
     }
     if (n > MAX_DEVICES) n = MAX_DEVICES;
     list_devices(platforms, n, TYPE_GPU | TYPE_ACCELERATOR);
     list_devices(platforms, n, TYPE_CPU);
     if (n_listed > 0) return;
-    error_set(
-        &missing, ERR_UNAVAILABLE,
-        "OpenCL has a driver that finds no device (is there a GPU that this user may open? On "
-        "Debian members of the groups render and video may)");
+    error_set(&missing, ERR_UNAVAILABLE,
+              "OpenCL's driver finds no device (that this user may open: groups render, video)");
 }
 
 // What a call returned, as a status.

@@ -36,7 +36,7 @@ FN float bf16_to_f32(u32 h) { return AS_F32(h << 16); }
 
 // --- exp -----------------------------------------------------------------------------------------
 
-// exp(x) within 2 units in the last place for -87.3 <= x <= 88.7; 0 below, exp(88.7) above; NaN
+// exp(x) within 2 units in the last place for -87.3 <= x <= 88.7; 0 below, infinite above; NaN
 // stays NaN. Ours, so that its bits are the same on every device and for every item:
 // x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) by its Taylor series to r^7, n into the exponent.
 FN float exp_of(float x) {
@@ -53,7 +53,7 @@ FN float exp_of(float x) {
     // 2^n in two steps: n may be 128, whose 2^n alone would overflow.
     const i32 e = (i32)AS_U32(t) - 0x4b400000, part = e >> 1;
     const float y = p * AS_F32((u32)(part + 127) << 23) * AS_F32((u32)(e - part + 127) << 23);
-    return x < -87.3f ? 0.0f : x == x ? y : x;
+    return x < -87.3f ? 0.0f : x > 88.7f ? AS_F32(0x7f800000u) : x == x ? y : x;
 }
 
 // --- among neighbouring items --------------------------------------------------------------------
