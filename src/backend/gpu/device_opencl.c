@@ -2,9 +2,8 @@
 // opened when asked for, so that the same program runs where there is none; nothing of OpenCL is
 // needed to build.
 //
-// One queue, in order. Small writes are copied first and do not wait; larger ones and reads do. A
-// kernel object holds its arguments between calls, and a Device counts without locks: one thread at
-// a time may use a Device. There are no recordings: OpenCL has them in a rare extension alone.
+// One queue, in order. Small writes are copied first and do not wait; larger ones and reads do. One
+// thread at a time may use a Device. No recordings: OpenCL has them in a rare extension alone.
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
