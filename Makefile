@@ -171,7 +171,7 @@ SIM_TEST_OBJS := $(filter-out $(SIM_SRCS:%.c=$(BUILD)/%.o),$(TEST_OBJS)) $(SIM_S
 SIM_LINK = $(CC) $(LDFLAGS_ALL) -rdynamic -o $@ $^ $(LIBS_CMOCKA) $(LIBS) $(LIBS_METAL_SIM)
 SIM_CFLAGS := -DPLUMB_METAL -Itests -DSIM_INCLUDE='"$(abspath tests/metal)"'
 SIM_BINS := $(BUILD)/plumb-metal-sim $(addprefix $(BUILD)/tests/,test_metal_sim test_metal_device \
-    test_metal_suite test_metal_gpu_kernels test_metal_gpu_attention)
+    test_metal_suite test_metal_gpu_kernels test_metal_gpu_matmul test_metal_gpu_attention)
 ifeq ($(HAVE_METAL_SIM)$(SANITIZE),1)
 tests: $(SIM_BINS)
 endif
@@ -202,8 +202,8 @@ $(BUILD)/tests/test_metal_%: $(SIM)/tests/metal/test_metal_%.o $(SIM_TEST_OBJS)
 # On a Mac its GPU, elsewhere the simulated one: the device, the kernels, verify on every model here.
 METAL_PLUMB := $(BUILD)/plumb$(if $(METAL),,-metal-sim)
 METAL_TESTS := $(if $(HAVE_CMOCKA),$(addprefix $(BUILD)/tests/,$(if $(METAL),test_device_metal \
-    test_gpu_kernels test_gpu_attention,test_metal_suite test_metal_gpu_kernels \
-    test_metal_gpu_attention)))
+    test_gpu_kernels test_gpu_matmul test_gpu_attention,test_metal_suite \
+    test_metal_gpu_kernels test_metal_gpu_matmul test_metal_gpu_attention)))
 METAL_MODELS := models/demo.gguf $(sort $(wildcard tests/golden/models/*.gguf)) \
     $(filter-out %-golden.gguf,$(sort $(wildcard tests/golden/arch/*.gguf)))
 check-metal: $(METAL_PLUMB) $(METAL_TESTS)

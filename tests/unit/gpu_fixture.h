@@ -29,12 +29,12 @@ static struct {
 
 #define GPU_ENTRY(name, lanes, n, args) {#name, NULL, lanes, n, sizeof(args)},
 
-static void gpu_check(Status st, const Error *err) {
+static inline void gpu_check(Status st, const Error *err) {
     if (st != OK) fail_msg("%s: %s", gpu.what, err->text);
 }
 
 // A group's setup and teardown.
-static int gpu_setup(void **state) {
+static inline int gpu_setup(void **state) {
     (void)state;
     static const DeviceEntry entries[N_KERNELS] = {GPU_KERNELS(GPU_ENTRY)};
     Error err = {0};
@@ -51,7 +51,7 @@ static int gpu_setup(void **state) {
     return 0;
 }
 
-static int gpu_teardown(void **state) {
+static inline int gpu_teardown(void **state) {
     (void)state;
     gpu.ops->close(gpu.device);
     assert_int_equal(emulator_counts.n_buffers, 0);
@@ -59,7 +59,7 @@ static int gpu_teardown(void **state) {
 }
 
 // For main: argv may name a device.
-static bool gpu_named(int argc, char **argv) {
+static inline bool gpu_named(int argc, char **argv) {
     static const DeviceOps *const all[] = {&device_emulator, &device_cuda, &device_opencl};
     for (size_t i = 0; argc == 2 && i < sizeof all / sizeof *all; i++) {
         if (strcmp(argv[1], all[i]->name) != 0) continue;
@@ -72,13 +72,13 @@ static bool gpu_named(int argc, char **argv) {
 
 // One of many random cases: is it left out of a short run? 5 has no common divisor with what goes
 // round from case to case.
-static bool gpu_left_out(void) {
+static inline bool gpu_left_out(void) {
     return gpu.is_short && gpu.n_random++ % 5 >= 2;
 }
 
 // Starts a case, which the words name where it fails.
-static void gpu_case(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static void gpu_case(const char *fmt, ...) {
+static inline void gpu_case(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static inline void gpu_case(const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(gpu.what, sizeof gpu.what, fmt, ap);
@@ -99,7 +99,7 @@ typedef struct {
 } Mem;
 
 // from: NULL: all 0xff, which is NaN. What launches never write: weights, a step.
-static Mem mem_settled(const void *from, size_t bytes) {
+static inline Mem mem_settled(const void *from, size_t bytes) {
     Mem m = {.bytes = bytes, .pad = gpu.pad};
     Error err = {0};
     uint8_t *all = room(bytes + m.pad);
@@ -111,19 +111,19 @@ static Mem mem_settled(const void *from, size_t bytes) {
 }
 
 // What the launch before may have written.
-static Mem mem_new(const void *from, size_t bytes) {
+static inline Mem mem_new(const void *from, size_t bytes) {
     const Mem m = mem_settled(from, bytes);
     if (gpu.emulated) emulator_unsettle(m.b);
     return m;
 }
 
-static void mem_get(Mem m, void *to) {
+static inline void mem_get(Mem m, void *to) {
     Error err = {0};
     gpu_check(gpu.ops->read(gpu.device, m.b, 0, to, m.bytes, &err), &err);
 }
 
 // Looks at what lies behind it.
-static void mem_free(Mem m) {
+static inline void mem_free(Mem m) {
     Error err = {0};
     uint8_t *pad = room(m.pad);
     gpu_check(gpu.ops->read(gpu.device, m.b, m.bytes, pad, m.pad, &err), &err);
@@ -135,14 +135,15 @@ static void mem_free(Mem m) {
 }
 
 // Reads it into new memory, and frees it.
-static void *mem_take(Mem m) {
+static inline void *mem_take(Mem m) {
     void *p = room(m.bytes);
     mem_get(m, p);
     mem_free(m);
     return p;
 }
 
-static void launch(KernelId id, int gx, int gy, int gz, const void *args, int n, const Mem *mem) {
+static inline void launch(KernelId id, int gx, int gy, int gz, const void *args, int n,
+                          const Mem *mem) {
     DeviceLaunch l = {.entry = &gpu.entry[id], .groups = {(u32)gx, (u32)gy, (u32)gz}, .args = args};
     Error err = {0};
     assert_int_equal(n, l.entry->n_buffers);
@@ -152,13 +153,13 @@ static void launch(KernelId id, int gx, int gy, int gz, const void *args, int n,
 
 // --- numbers -------------------------------------------------------------------------------------
 
-static float *random_floats(Rng *r, size_t n, double scale) {
+static inline float *random_floats(Rng *r, size_t n, double scale) {
     float *x = room(n * sizeof *x);
     for (size_t i = 0; i < n; i++) x[i] = (float)(scale * (double)rng_normal(r));
     return x;
 }
 
-static void near(size_t i, float got, double want, double bound) {
+static inline void near(size_t i, float got, double want, double bound) {
     if (!(fabs((double)got - want) <= bound)) {
         fail_msg("%s: number %zu is %.9g, expected %.9g within %.3g", gpu.what, i, (double)got,
                  want, bound);
@@ -171,7 +172,7 @@ typedef struct {
     u32 *scales;  // n / 16 pairs: the bits of d, the sum of 16 codes
 } Codes;
 
-static Codes codes_of(const float *x, size_t n) {
+static inline Codes codes_of(const float *x, size_t n) {
     Codes c = {room(n), room(n / 16 * 8)};
     for (size_t b = 0; b < n; b += 32) {
         float most = 0;
@@ -195,13 +196,13 @@ static Codes codes_of(const float *x, size_t n) {
     return c;
 }
 
-static void codes_free(Codes c) {
+static inline void codes_free(Codes c) {
     free(c.codes);
     free(c.scales);
 }
 
 // Codes and scales on the device are those of x, to the bit. Frees them.
-static void same_codes(Mem codes, Mem scales, const float *x, size_t n) {
+static inline void same_codes(Mem codes, Mem scales, const float *x, size_t n) {
     Codes want = codes_of(x, n);
     i8 *c = mem_take(codes);
     u32 *s = mem_take(scales);

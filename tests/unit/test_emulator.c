@@ -1,5 +1,5 @@
-// The emulator of GPUs (tests/gpu): fibers, grids of work groups, and a device that tells of every
-// rule that a kernel or a driver breaks. The kernels here are small and wrong on purpose.
+// The emulator of GPUs (tests/gpu): grids of work groups, and a device that tells of every rule that
+// a kernel or a driver breaks. The kernels here are small and wrong on purpose.
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -12,7 +12,6 @@
 #include "backend/gpu/dialect_host.h"
 #include "check.h"
 #include "../gpu/emulator.h"
-#include "../gpu/fiber.h"
 
 // --- kernels -------------------------------------------------------------------------------------
 
@@ -214,102 +213,6 @@ static void assert_stops(Status (*fn)(Fixture *f)) {
     int how = 0;
     assert_int_equal(waitpid(child, &how, 0), child);
     assert_false(WIFEXITED(how) && WEXITSTATUS(how) == 0);
-}
-
-// --- fibers --------------------------------------------------------------------------------------
-
-typedef struct {
-    int id, rounds, seen;
-    double sum;
-} Turn;
-
-// Registers that a callee must keep are full across the switch.
-static void take_turns(void *user) {
-    Turn *t = user;
-    double a = t->id, b = t->id + 0.5;
-    long c = 3 * t->id, d = t->id + 7;
-    for (int i = 0; i < t->rounds; i++) {
-        volatile char deep[3000];
-        deep[0] = (char)i, deep[2999] = (char)t->id;
-        fiber_pause();
-        t->seen++;
-        a += b, c += d;
-        if (deep[0] != (char)i || deep[2999] != (char)t->id) t->seen = -1000;
-    }
-    t->sum = a + (double)c;
-}
-
-static void test_fibers_take_turns(void **state) {
-    (void)state;
-    enum { N = 40 };
-    Fibers *f = fibers_new(N);
-    assert_non_null(f);
-    for (int again = 0; again < 3; again++) {
-        Turn turns[N] = {{0}};
-        int left = N, resumes = 0;
-        for (int i = 0; i < N; i++) {
-            turns[i] = (Turn){.id = i, .rounds = i % 5};
-            fiber_start(f, i, take_turns, &turns[i]);
-        }
-        for (int round = 0; left > 0; round++) {
-            for (int i = 0; i < N; i++) {
-                if (round > turns[i].rounds) continue;
-                const bool paused = fiber_resume(f, i);
-                assert_int_equal(paused, round < turns[i].rounds);
-                resumes++, left -= !paused;
-            }
-        }
-        assert_int_equal(resumes, N / 5 * (1 + 2 + 3 + 4 + 5));
-        for (int i = 0; i < N; i++) {
-            const Turn *t = &turns[i];
-            assert_int_equal(t->seen, t->rounds);
-            assert_true(t->sum == i + t->rounds * (i + 0.5) + 3 * i + t->rounds * (i + 7));
-        }
-    }
-    fibers_free(f);
-}
-
-static void test_dropped_fibers_leave_a_stack(void **state) {
-    (void)state;
-    Fibers *f = fibers_new(2);
-    assert_non_null(f);
-    Turn turns[2] = {{.rounds = 9}, {.id = 1, .rounds = 1}};
-    fiber_start(f, 0, take_turns, &turns[0]);
-    assert_true(fiber_resume(f, 0));
-    fiber_drop(f, 0);
-    assert_int_equal(turns[0].seen, 0);
-    for (int i = 0; i < 2; i++) fiber_start(f, i, take_turns, &turns[1]);
-    fiber_start(f, 1, take_turns, &turns[1]);  // it has not run yet
-    for (int i = 0; i < 2; i++) assert_true(fiber_resume(f, i));
-    for (int i = 0; i < 2; i++) assert_false(fiber_resume(f, i));
-    assert_int_equal(turns[1].seen, 2);
-    fibers_free(f);
-    fibers_free(NULL);
-}
-
-// Each frame knows the one above it, so that no compiler makes a loop of it.
-static int __attribute__((noinline)) too_deep(int n, volatile const char *above) {
-    volatile char frame[1024];
-    frame[0] = (char)(n + above[0]);
-    return n == 0 ? frame[0] : too_deep(n - 1, frame) + frame[0];
-}
-
-static void go_too_deep(void *user) {
-    *(int *)user = too_deep(2000, "");
-}
-
-static Status overflow_a_stack(Fixture *f) {
-    (void)f;
-    int result;
-    Fibers *fibers = fibers_new(2);
-    fiber_start(fibers, 1, go_too_deep, &result);
-    fiber_resume(fibers, 1);
-    return OK;
-}
-
-static void test_a_stack_that_overflows_stops(void **state) {
-    (void)state;
-    assert_stops(overflow_a_stack);
 }
 
 // --- grids ---------------------------------------------------------------------------------------
@@ -773,7 +676,10 @@ static void test_a_kernel_waits_for_the_one_before(void **state) {
 
 static void test_writes_outside_a_buffer_are_named(void **state) {
     (void)state;
-    if (UNDER_ASAN) skip();  // which stops at the write itself
+    if (UNDER_ASAN) {
+        print_message("skipped: AddressSanitizer stops at the write itself\n");
+        skip();
+    }
     Fixture f = open_device();
     Error err;
     const u8 x = 1;
@@ -792,9 +698,6 @@ static void test_writes_outside_a_buffer_are_named(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fibers_take_turns),
-        cmocka_unit_test(test_dropped_fibers_leave_a_stack),
-        cmocka_unit_test(test_a_stack_that_overflows_stops),
         cmocka_unit_test(test_every_item_of_every_group_runs_once),
         cmocka_unit_test(test_barriers_and_local_memory),
         cmocka_unit_test(test_a_missing_barrier_shows),
