@@ -160,12 +160,18 @@ typedef struct plumb_generation {
     size_t n_stop;
     int n_logprobs;   /* 0: none; N: of each token made and the N likeliest */
     int keep_special; /* control tokens appear in the text */
+    /* Prompt lookup. 0: off; N (64 at most): where the last tokens came before, up to N of those
+     * that followed are a draft, which one batch checks. Never changes a token, for a draft stands
+     * only where it is what would have been chosen; saves steps where text repeats. How long a
+     * draft is, and whether there is one, follows from how often they were right. */
+    int lookup_max;
     /* Called with whole UTF-8 characters as they are settled; return 0 to stop. May be NULL. */
     int (*on_text)(void *user, const char *text, size_t len);
     /* Called while a long prompt is read. May be NULL. */
     void (*on_prefill)(void *user, size_t done, size_t total);
     void *user;
 } plumb_generation;
+#define PLUMB_LOOKUP_DEFAULT 7 /* with the last token eight rows, which all kernels do well */
 /* Default sampling, max_tokens -1, all else zero. */
 PLUMB_API plumb_generation plumb_generation_default(void);
 
@@ -198,7 +204,9 @@ typedef struct plumb_result {
     int64_t seed; /* that was used */
     double prefill_seconds, decode_seconds, first_token_seconds;
     size_t n_decoded; /* decode steps timed in decode_seconds */
-} plumb_result;       /* all pointers valid until the next call on the session */
+    /* Of lookup_max: tokens that were drafted, and those of them that spared a decode step. */
+    size_t n_drafted, n_accepted;
+} plumb_result; /* all pointers valid until the next call on the session */
 
 /* Reads the prompt, keeping what the cache shares with it, and generates. options NULL: the
  * defaults. */

@@ -29,6 +29,11 @@ typedef struct {
     plumb_session *s;
     const plumb_generation *o;
     size_t shown;  // bytes of stream.text that on_text has seen
+    // The last batch: the last token (at first, of the prompt) and what was drafted behind it. The
+    // next token is chosen from the logits of `row`; up to it all of the batch are tokens that were
+    // chosen, and with them the cache holds n_kept that are right.
+    int32_t batch[1 + LOOKUP_MOST];
+    size_t n_batch, row, n_kept;
 } Generation;
 
 static void take_logits(void *user, size_t index, const float *logits) {
@@ -53,7 +58,35 @@ static Status check_options(const plumb_session *s, const plumb_generation *o, E
                          "logprobs must lie between 0 and the vocabulary's %d, not be %d",
                          s->m->model->h.n_vocab, o->n_logprobs);
     }
+    if (o->lookup_max < 0 || o->lookup_max > LOOKUP_MOST) {
+        return error_set(err, ERR_USAGE,
+                         "--lookup-max must lie between 1 and %d (0 is off), not be %d",
+                         LOOKUP_MOST, o->lookup_max);
+    }
+    if (o->lookup_max && !device_model_batch_invariant(s->m->device)) {
+        return error_set(err, ERR_UNAVAILABLE,
+                         "--lookup would change the text: what %s computes for a token depends on "
+                         "its batch; leave it out",
+                         device_model_backend(s->m->device));
+    }
     return OK;
+}
+
+// For a sequence of the prompt and n_made tokens.
+static Status prepare_lookup(plumb_session *s, size_t n_made, const plumb_generation *o,
+                             Error *err) {
+    const size_t n_ctx = (size_t)session_n_ctx(s->session),
+                 n_vocab = (size_t)s->m->model->h.n_vocab;
+    const size_t most = (size_t)session_batch_size(s->session);
+    const size_t rows = (size_t)o->lookup_max < most ? (size_t)o->lookup_max + 1 : most;
+    const size_t n = s->prompt.len + n_made;
+    if (!o->lookup_max) return OK;
+    if (rows > s->logits_rows) {
+        float *logits = realloc(s->logits, rows * n_vocab * sizeof *logits);
+        if (!logits) return error_memory(err, "logits", rows * n_vocab * sizeof *logits);
+        s->logits = logits, s->logits_rows = rows;
+    }
+    return lookup_reset(&s->lookup, n < n_ctx + 1 ? n : n_ctx + 1, err);
 }
 
 // All that a decode step needs is taken here, so that the step allocates nothing.
@@ -90,7 +123,7 @@ static Status prepare(plumb_session *s, const int32_t *prompt, size_t n, const p
         if (!chosen || !top) return error_memory(err, "log-probabilities", most * 8);
         s->cap_logprobs = most, s->n_logprobs = o->n_logprobs;
     }
-    return OK;
+    return prepare_lookup(s, most, o, err);
 }
 
 // Brings the cache to hold exactly the prompt, its last token evaluated last, so that its logits
@@ -115,12 +148,12 @@ static Status read_prompt(Generation *g, plumb_result *r, bool *whole, Error *er
     return st;
 }
 
-static void note_logprobs(plumb_session *s, const plumb_generation *o, int32_t token) {
+static void note_logprobs(plumb_session *s, const plumb_generation *o, const float *logits,
+                          int32_t token) {
     const size_t i = s->made.len - 1, n = (size_t)o->n_logprobs;
     if (n == 0) return;
-    s->chosen[i] =
-        (plumb_logprob){token, sampler_logprob(s->logits, s->m->model->h.n_vocab, token)};
-    sampler_top(s->sampler, s->logits, o->n_logprobs, s->top + i * n);
+    s->chosen[i] = (plumb_logprob){token, sampler_logprob(logits, s->m->model->h.n_vocab, token)};
+    sampler_top(s->sampler, logits, o->n_logprobs, s->top + i * n);
 }
 
 // Shows what is settled; false when the caller wants no more.
@@ -131,6 +164,45 @@ static bool show(Generation *g) {
     size_t len = t->text.len - g->shown;
     g->shown = t->text.len;
     return !g->o->on_text || g->o->on_text(g->o->user, from, len);
+}
+
+// A draft of what follows the last token: no longer than there is room for, and nothing past the
+// tokens that may yet be made.
+static size_t draft(const Generation *g, int32_t *to) {
+    const plumb_session *s = g->s;
+    const plumb_generation *o = g->o;
+    size_t most = (size_t)o->lookup_max;
+    const size_t batch = (size_t)session_batch_size(s->session) - 1;
+    const size_t context = (size_t)session_n_ctx(s->session) - g->n_kept - 1;
+    if (most > batch) most = batch;
+    if (most > context) most = context;
+    if (o->max_tokens >= 0 && most > (size_t)o->max_tokens - s->made.len - 1)
+        most = (size_t)o->max_tokens - s->made.len - 1;
+    return most ? lookup_draft(&s->lookup, most, to) : 0;
+}
+
+// Evaluates the last token, with a draft behind it.
+static Status step(Generation *g, int32_t token, plumb_result *r, Error *err) {
+    plumb_session *s = g->s;
+    const double before = clock_seconds();
+    session_rewind(s->session, 0, g->n_kept);  // a draft that was wrong is taken back
+    g->batch[0] = token;
+    g->n_batch = 1 + draft(g, g->batch + 1), g->row = 0;
+    Status st = session_step_rows(s->session, 0, g->batch, (int)g->n_batch, s->logits, err);
+    if (st) return st;
+    g->n_kept++;
+    r->decode_seconds += clock_seconds() - before;
+    r->n_decoded++;
+    r->n_drafted += g->n_batch - 1;
+    return OK;
+}
+
+// Was the token that was chosen drafted in its place? Its logits are then there already.
+static bool drafted(Generation *g, int32_t token, plumb_result *r) {
+    if (g->row + 1 >= g->n_batch || g->batch[g->row + 1] != token) return false;
+    g->row++, g->n_kept++;
+    r->n_accepted++;
+    return true;
 }
 
 // The loop: choose, show, step. Ends with the reason in *finish.
@@ -144,12 +216,14 @@ static Status decode(Generation *g, double start, plumb_result *r, Error *err) {
             return r->finish = PLUMB_FINISH_LENGTH, OK;
         if (__atomic_load_n(&s->interrupted, __ATOMIC_RELAXED))
             return r->finish = PLUMB_FINISH_INTERRUPTED, OK;
+        const float *logits = s->logits + g->row * (size_t)s->m->model->h.n_vocab;
         int32_t token;
-        Status st = sampler_next(s->sampler, s->logits, &token, err);
+        Status st = sampler_next(s->sampler, logits, &token, err);
         if (st) return st;
         sampler_accept(s->sampler, token);
+        if (o->lookup_max) lookup_accept(&s->lookup, token);
         CHECK(tokens_append(&s->made, token));
-        note_logprobs(s, o, token);
+        note_logprobs(s, o, logits, token);
         if (s->made.len == 1) r->first_token_seconds = clock_seconds() - start;
         if (!o->ignore_end && plumb_is_end(s->m, token)) return r->finish = PLUMB_FINISH_STOP, OK;
         s->piece.len = 0;
@@ -162,19 +236,29 @@ static Status decode(Generation *g, double start, plumb_result *r, Error *err) {
         if (!show(g)) return r->finish = PLUMB_FINISH_INTERRUPTED, OK;
         if (s->stream.stopped) return r->finish = PLUMB_FINISH_STOP, OK;
         if (o->max_tokens >= 0 && s->made.len >= (size_t)o->max_tokens) continue;
-        if (session_tokens(s->session, 0)->len >= n_ctx)
-            return r->finish = PLUMB_FINISH_CONTEXT, OK;
-        double before = clock_seconds();
-        st = session_step(s->session, 0, token, s->logits, err);
+        if (g->n_kept >= n_ctx) return r->finish = PLUMB_FINISH_CONTEXT, OK;
+        if (drafted(g, token, r)) continue;
+        st = step(g, token, r, err);
         if (st) return st;
-        r->decode_seconds += clock_seconds() - before;
-        r->n_decoded++;
     }
+}
+
+// What follows the prompt. Drafts that nobody came to are taken back at the end.
+static Status answer(Generation *g, double start, plumb_result *r, Error *err) {
+    plumb_session *s = g->s;
+    for (size_t i = 0; i < s->prompt.len; i++) {
+        sampler_accept(s->sampler, s->prompt.data[i]);
+        if (g->o->lookup_max) lookup_read(&s->lookup, s->prompt.data[i]);
+    }
+    g->n_batch = 1, g->n_kept = s->prompt.len;
+    Status st = decode(g, start, r, err);
+    session_rewind(s->session, 0, g->n_kept);
+    return st;
 }
 
 Status generate(plumb_session *s, const int32_t *prompt, size_t n_prompt, const plumb_generation *o,
                 bool trim_space, plumb_result *r, Error *err) {
-    Generation g = {s, o, 0};
+    Generation g = {.s = s, .o = o};
     const double start = clock_seconds();
     *r = (plumb_result){0};
     if (n_prompt == 0)
@@ -187,9 +271,8 @@ Status generate(plumb_session *s, const int32_t *prompt, size_t n_prompt, const 
     bool whole = false;
     st = read_prompt(&g, r, &whole, err);
     if (st) return st;
-    for (size_t i = 0; i < n_prompt; i++) sampler_accept(s->sampler, s->prompt.data[i]);
     r->finish = PLUMB_FINISH_INTERRUPTED;
-    if (whole) st = decode(&g, start, r, err);
+    if (whole) st = answer(&g, start, r, err);
     if (st) return st;
     if (!stream_end(&s->stream)) return error_memory(err, "the answer's text", s->stream.text.len);
     show(&g);

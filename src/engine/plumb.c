@@ -184,6 +184,7 @@ void plumb_session_close(plumb_session *s) {
     session_free(s->session);
     sampler_free(s->sampler);
     stream_free(&s->stream);
+    lookup_free(&s->lookup);
     text_free(&s->piece);
     tokens_free(&s->made);
     tokens_free(&s->prompt);
@@ -219,6 +220,7 @@ plumb_session *plumb_session_open(plumb_model *m, const plumb_session_options *o
     if (!st) st = sampler_new(&sampling, n_vocab, session_n_ctx(s->session), &s->sampler, e);
     if (!st) {
         s->logits = calloc((size_t)n_vocab, sizeof *s->logits);
+        s->logits_rows = 1;
         if (!s->logits) st = error_memory(e, "logits", (size_t)n_vocab * sizeof *s->logits);
     }
     if (st) {

@@ -5,6 +5,7 @@
 #define PLUMB_ENGINE_PLUMB_INTERNAL_H
 
 #include "engine/device_choice.h"
+#include "engine/lookup.h"
 #include "engine/sampler.h"
 #include "engine/session.h"
 #include "engine/stream.h"
@@ -30,7 +31,9 @@ struct plumb_session {
     plumb_model *m;
     Session *session;
     Sampler *sampler;
-    float *logits;  // n_vocab: of the last token
+    float *logits;  // logits_rows x n_vocab: of the last token, and of a draft behind it
+    size_t logits_rows;
+    Lookup lookup;
     volatile sig_atomic_t interrupted;
 
     // The result of the last generation.

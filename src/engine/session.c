@@ -281,6 +281,12 @@ Status session_eval(Session *s, int seq, const int32_t *tokens, size_t n, const 
 }
 
 Status session_step(Session *s, int seq, int32_t token, float *logits, Error *err) {
-    Status st = check_tokens(s, seq, &token, 1, err);
-    return st ? st : run_batch(s, seq, &token, 1, 1, logits, err);
+    return session_step_rows(s, seq, &token, 1, logits, err);
+}
+
+Status session_step_rows(Session *s, int seq, const int32_t *tokens, int n, float *logits,
+                         Error *err) {
+    CHECK(n >= 1 && n <= s->config.batch_size);
+    Status st = check_tokens(s, seq, tokens, (size_t)n, err);
+    return st ? st : run_batch(s, seq, tokens, n, n, logits, err);
 }

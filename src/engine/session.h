@@ -49,5 +49,9 @@ Status session_eval(Session *s, int seq, const int32_t *tokens, size_t n,
                     const EvalOptions *options, size_t *done, Error *err);
 // One token, its logits copied to logits (n_vocab). No allocation.
 Status session_step(Session *s, int seq, int32_t token, float *logits, Error *err);
+// n tokens, 1 to the batch size, in one batch; the logits of all to logits (n x n_vocab). No
+// allocation.
+Status session_step_rows(Session *s, int seq, const int32_t *tokens, int n, float *logits,
+                         Error *err);
 
 #endif

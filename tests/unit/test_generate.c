@@ -548,7 +548,7 @@ static void decoding_allocates_nothing(void **state) {
         assert_int_equal(plumb_eval(p.s, story, 1, &logits, &err), PLUMB_OK);
     }
     assert_int_equal(atomic_load(&n_allocations) - before, 0);
-    for (int kind = 0; kind < 4; kind++) {
+    for (int kind = 0; kind < 5; kind++) {
         plumb_generation g = greedy(200);
         Watch w = {.s = p.s, .on_call = count_now};
         counted_first = -1;
@@ -556,10 +556,11 @@ static void decoding_allocates_nothing(void **state) {
         if (kind >= 1) g.sampling = plumb_sampling_default();
         if (kind == 2) g.sampling.typical_p = 0.9f, g.sampling.repeat_penalty = 1.1f;
         if (kind == 3) g.sampling.top_k = 0, g.n_logprobs = 5;
+        if (kind == 4) g.sampling.temperature = 0.3f, g.lookup_max = 7;
         const char *const stop[] = {"never in it"};
         g.stop = stop, g.n_stop = 1;
-        generate(p.s, story, 5, &g);
-        assert_true(w.calls > 50);
+        const size_t n_drafted = generate(p.s, story, 5, &g).n_drafted;
+        assert_true(w.calls > 50 && (kind < 4 || n_drafted > 20));
         long made = counted_last - counted_first;
         if (made) fail_msg("sampling %d: %ld allocations", kind, made);
     }
