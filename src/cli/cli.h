@@ -63,11 +63,12 @@ typedef struct {
     plumb_generation g;
     ArgList stop, bias;
     plumb_logit_bias *biases;
+    bool lookup;
 } GenerationArgs;
 GenerationArgs generation_args_default(void);
-enum { N_GENERATION_ARGS = 17 };
+enum { N_GENERATION_ARGS = 19 };
 void generation_args_table(GenerationArgs *a, Arg table[N_GENERATION_ARGS]);
-Status generation_args_finish(GenerationArgs *a, Error *err);  // after reading: biases and stops
+Status generation_args_finish(GenerationArgs *a, Error *err);  // after reading
 void generation_args_free(GenerationArgs *a);
 
 // --- Ctrl-C: the first ends the answer of s, a second one the program ---
@@ -81,8 +82,12 @@ typedef struct {
     double prefill_tok_s, decode_tok_s, decode_gb_s,
         share;  // share of the machine's bandwidth; 0: not known
     double ttft_s;
+    bool lookup;           // was asked for
+    double accepted;       // the share of drafted tokens
+    double tokens_a_step;  // 1 without lookup; 0: no step
 } RunFigures;
-RunFigures cli_figures(const plumb_model *m, const plumb_result *r, int threads, bool measure);
+RunFigures cli_figures(const plumb_model *m, const plumb_generation *g, const plumb_result *r,
+                       int threads, bool measure);
 void cli_print_figures(const plumb_result *r, const RunFigures *f);
 
 // Reads the whole of stdin or a file as a prompt. A trailing newline of a file stays.

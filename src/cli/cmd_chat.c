@@ -79,7 +79,7 @@ static void print_stats(const Chat *c) {
            plumb_session_n_ctx(c->session), plumb_chat_length(c->session));
     if (!c->answered) return;
     fflush(stdout);
-    RunFigures f = cli_figures(c->model, &c->last, c->m.threads, true);
+    RunFigures f = cli_figures(c->model, &c->g.g, &c->last, c->m.threads, true);
     cli_print_figures(&c->last, &f);
 }
 
@@ -169,7 +169,7 @@ static void answer(Chat *c, const char *text) {
         fputs("plumb: the context is full; /clear starts over, -c makes it larger\n", stderr);
     }
     if (c->m.verbose) {
-        RunFigures f = cli_figures(c->model, &c->last, c->m.threads, false);
+        RunFigures f = cli_figures(c->model, &c->g.g, &c->last, c->m.threads, false);
         cli_print_figures(&c->last, &f);
     }
 }

@@ -63,7 +63,7 @@ static Status run(RunArgs *a, plumb_model *m, plumb_session *s, double load_s, E
         memcpy(err, &e, sizeof e);
         return st;
     }
-    RunFigures f = cli_figures(m, &r, a->m.threads, true);
+    RunFigures f = cli_figures(m, g, &r, a->m.threads, true);
     if (a->m.json)
         st = json_print_run(m, &r, g->n_logprobs, &f, load_s, err);
     else if (g->max_tokens != 0)

@@ -153,6 +153,8 @@ void generation_args_table(GenerationArgs *a, Arg table[N_GENERATION_ARGS]) {
         {"--logprobs", ARG_INT, &a->g.n_logprobs, 0},
         {"--ignore-eos", ARG_FLAG, &a->g.ignore_end, 0},
         {"--special", ARG_FLAG, &a->g.keep_special, 0},
+        {"--lookup", ARG_FLAG, &a->lookup, 0},
+        {"--lookup-max, --draft-max, --draft, --draft-n", ARG_INT, &a->g.lookup_max, 1},
         {0}};
     memcpy(table, t, sizeof t);
 }
@@ -173,6 +175,7 @@ static bool parse_bias(const char *text, plumb_logit_bias *out) {
 
 Status generation_args_finish(GenerationArgs *a, Error *err) {
     a->g.stop = a->stop.items, a->g.n_stop = a->stop.n;
+    if (a->lookup && !a->g.lookup_max) a->g.lookup_max = PLUMB_LOOKUP_DEFAULT;
     for (size_t i = 0; i < a->stop.n; i++) {
         if (!a->stop.items[i][0])
             return error_set(err, ERR_USAGE, "--stop needs a text that is not empty");
@@ -271,11 +274,17 @@ static double machine_gb_s(const plumb_model *m, int threads) {
     return rate;
 }
 
-RunFigures cli_figures(const plumb_model *m, const plumb_result *r, int threads, bool measure) {
-    RunFigures f = {.ttft_s = r->first_token_seconds};
+RunFigures cli_figures(const plumb_model *m, const plumb_generation *g, const plumb_result *r,
+                       int threads, bool measure) {
+    RunFigures f = {.ttft_s = r->first_token_seconds, .lookup = g->lookup_max > 0};
+    const double steps = (double)r->n_decoded, tokens = (double)(r->n_decoded + r->n_accepted);
     if (r->prefill_seconds > 0) f.prefill_tok_s = (double)r->n_read / r->prefill_seconds;
-    if (r->decode_seconds > 0) f.decode_tok_s = (double)r->n_decoded / r->decode_seconds;
-    f.decode_gb_s = f.decode_tok_s * (double)m->model->decode_bytes / 1e9;
+    if (r->n_drafted > 0) f.accepted = (double)r->n_accepted / (double)r->n_drafted;
+    if (r->n_decoded > 0) f.tokens_a_step = tokens / steps;
+    if (r->decode_seconds > 0) {  // a step reads the weights once, however many tokens it gives
+        f.decode_tok_s = tokens / r->decode_seconds;
+        f.decode_gb_s = steps / r->decode_seconds * (double)m->model->decode_bytes / 1e9;
+    }
     double machine = measure && r->n_decoded > 0
                          ? machine_gb_s(m, threads > 0 ? threads : pool_default_threads())
                          : 0;
@@ -293,6 +302,11 @@ void cli_print_figures(const plumb_result *r, const RunFigures *f) {
         fprintf(stderr, ")");
     }
     if (r->n_tokens) fprintf(stderr, ", first after %.3f s", f->ttft_s);
+    if (f->lookup) {
+        fprintf(stderr, ", lookup drafted %zu, accepted %zu", r->n_drafted, r->n_accepted);
+        if (r->n_drafted) fprintf(stderr, " (%.0f %%)", 100 * f->accepted);
+        if (r->n_decoded) fprintf(stderr, ", %.2f tokens a step", f->tokens_a_step);
+    }
     static const char *const why[] = {"", "; stopped at -n", "; the context is full (-c sets it)",
                                       "; interrupted"};
     fprintf(stderr, "%s\n", why[r->finish]);

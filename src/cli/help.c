@@ -24,7 +24,8 @@
     "  -s, --seed N              same seed, same text; -1: a new one\n"                        \
     "  -l, --logit-bias ID+BIAS  for example 29905+1.5 or 2-inf; may be repeated\n"            \
     "  --stop TEXT               ends the answer; may be repeated\n"                           \
-    "  --ignore-eos, --special   go on past the end; show control tokens\n"
+    "  --ignore-eos, --special   go on past the end; show control tokens\n"                    \
+    "  --lookup, --lookup-max N  drafts of up to N (7) tokens from what came before: same text\n"
 
 static const struct {
     const char *command, *text;

@@ -65,6 +65,11 @@ static json_t *logprobs(const plumb_result *r, int n) {
     return NULL;
 }
 
+static json_t *lookup(const plumb_result *r) {
+    return json_pack("{s:I, s:I, s:I}", "drafted", (json_int_t)r->n_drafted, "accepted",
+                     (json_int_t)r->n_accepted, "steps", (json_int_t)r->n_decoded);
+}
+
 Status json_print_run(const plumb_model *m, const plumb_result *r, int n_logprobs,
                       const RunFigures *f, double load_s, Error *err) {
     plumb_model_info info;
@@ -78,7 +83,10 @@ Status json_print_run(const plumb_model *m, const plumb_result *r, int n_logprob
                   "prompt_tokens", json_ids(r->prompt_tokens, r->n_prompt_tokens), "finish",
                   plumb_finish_name(r->finish), "timings", timings, "backend", info.backend,
                   "device", info.device, "seed", (json_int_t)r->seed);
-    if (o && n_logprobs > 0 && json_object_set_new(o, "logprobs", logprobs(r, n_logprobs))) {
+    bool ok = o != NULL;
+    if (ok && n_logprobs > 0) ok = json_object_set_new(o, "logprobs", logprobs(r, n_logprobs)) == 0;
+    if (ok && f->lookup) ok = json_object_set_new(o, "lookup", lookup(r)) == 0;
+    if (o && !ok) {
         json_decref(o);
         o = NULL;
     }

@@ -106,6 +106,17 @@ def _():
     equal(t.end(), 0)
 
 
+@test("--lookup changes no answer; /stats and -v say what it spared")
+def _():
+    talk = "What is 7 + 8?\nWhat is 7 + 8?\nWhat is 7 + 8?\n/stats\n"
+    code, out, err = run("chat", "--temp", "0", "-v", "--lookup", stdin=talk.encode())
+    equal(code, 0)
+    equal(out.decode().splitlines()[:-1], plumb("chat", "--temp", "0", stdin=talk).splitlines()[:-1])
+    lines = [l for l in err.decode().splitlines() if "lookup drafted" in l]
+    equal(len(lines), 4)
+    assert int(lines[2].split("accepted ")[1].split()[0]) > 0 and "tokens a step" in lines[3], lines
+
+
 @test("/save, /load, /clear, /system")
 def _():
     path = tmp("talk.json")

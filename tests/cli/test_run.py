@@ -2,6 +2,7 @@
 import array
 import fcntl
 import pty
+import re
 import select
 import shutil
 import signal
@@ -148,6 +149,34 @@ def _():
                 ["-l", "99999+1"], ["--repeat-last-n", "-2"], ["--seed", "1.5"]]:
         code, out, err = run("run", FRANCE, *bad)
         assert code == 2 and out == b"" and bad[1].lstrip("-").split("+")[0].encode() in err, (bad, code, err)
+
+
+@test("--lookup: the same answer, and how many tokens were drafted and accepted")
+def _():
+    sums = ["What is 10 times 1?", "--ignore-eos", "-n", "60"]
+    for sampling in [["--temp", "0"], ["-s", "3"]]:
+        code, want, err = run("run", *sums, *sampling)
+        equal(code, 0)
+        assert b"lookup" not in err, err
+        for more in [["--lookup"], ["--lookup-max", "2"], ["--draft-max", "64"], ["--draft", "1", "--lookup"], ["--lookup", "-b", "4"]]:
+            code, out, err = run("run", *sums, *sampling, *more)
+            equal((code, out), (0, want))
+            line = err.decode().splitlines()[-1]
+            m = re.search(r", lookup drafted (\d+), accepted (\d+) \((\d+) %\), (\d\.\d\d) tokens a step; stopped at -n$", line)
+            assert m, line
+            drafted, accepted = int(m[1]), int(m[2])
+            assert 0 < accepted <= drafted < 60, line
+            near(float(m[3]), 100 * accepted / drafted, 0.1)
+            near(float(m[4]), 59 / (59 - accepted), 0.01)
+    line = run("run", FRANCE, "-n", "1", "--lookup")[2].decode().splitlines()[-1]
+    assert line.endswith(", lookup drafted 0, accepted 0; stopped at -n"), line
+    r = plumb_json("run", *sums, "--temp", "0", "--lookup")
+    equal(set(r), FIELDS | {"lookup"})
+    equal(set(r["lookup"]), {"drafted", "accepted", "steps"})
+    equal(r["lookup"]["steps"] + r["lookup"]["accepted"], 59)
+    fails(2, "run", FRANCE, "--lookup-max", "0", says="--lookup-max")
+    fails(2, "run", FRANCE, "--lookup-max", "65", says=["--lookup-max", "64", "65"])
+    fails(2, "run", FRANCE, "--lookup=5", says="--lookup takes no value")
 
 
 @test("a system prompt, another template, KV types, threads, batch sizes")
