@@ -30,6 +30,7 @@ typedef struct {
     int n_tokens, context;
     double tok_s, min, max;  // median, least, most over the runs
     double ms, gb_s, share;  // a token; of decode: of the weights, and of what the memory can do
+    double *samples;         // tok/s of each run, in the order of time
 } BenchRow;
 
 typedef struct {
@@ -194,12 +195,15 @@ static int by_value(const void *a, const void *b) {
 static Status measure_row(Bench *b, BenchRow *r, Error *err) {
     double tok_s[MAX_RUNS];
     const int n = b->runs;
+    r->samples = malloc((size_t)n * sizeof *r->samples);
+    if (!r->samples) return error_memory(err, "the timings", (size_t)n * sizeof *r->samples);
     Status st = time_row(b, r, tok_s, err);
     for (int i = 0; i < n && !st; i++) {
         cli_progress("measuring", b->n_done++, (double)b->n_rows * n);
         st = time_row(b, r, &tok_s[i], err);
     }
     if (st) return st;
+    memcpy(r->samples, tok_s, (size_t)n * sizeof *tok_s);
     qsort(tok_s, (size_t)n, sizeof *tok_s, by_value);
     r->tok_s = (tok_s[n / 2] + tok_s[(n - 1) / 2]) / 2;
     r->min = tok_s[0], r->max = tok_s[n - 1];
@@ -264,6 +268,12 @@ static void print_table(const Bench *b) {
 #define COMPILER "gcc " __VERSION__
 #endif
 
+static json_t *samples_json(const BenchRow *r, int n) {
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) json_array_append_new(list, json_real(r->samples[i]));
+    return list;
+}
+
 static json_t *rows_json(const Bench *b, bool decode) {
     json_t *list = json_array();
     for (int i = 0; list && i < b->n_rows; i++) {
@@ -276,6 +286,7 @@ static json_t *rows_json(const Bench *b, bool decode) {
             json_object_set_new(o, "gb_s", json_real(r->gb_s));
             json_object_set_new(o, "share", r->share > 0 ? json_real(r->share) : json_null());
         }
+        if (o) json_object_set_new(o, "samples", samples_json(r, b->runs));
         if (json_array_append_new(list, o)) {
             json_decref(list);
             return NULL;
@@ -372,6 +383,7 @@ int cmd_bench(int argc, char **argv) {
     plumb_session_close(b.session);
     plumb_model_close(b.model);
     free(b.ids);
+    for (int i = 0; i < b.n_rows; i++) free(b.rows[i].samples);
     free(b.rows);
     if (!st && help) return cli_instead("bench", b.m.list_devices);
     return cli_finish(st ? cli_fail(&err) : 0);

@@ -26,6 +26,8 @@ def _():
     for r in j["prefill"] + j["decode"]:
         assert 0 < r["min"] <= r["tok_s"] <= r["max"], r
         near(r["ms_token"], 1000 / r["tok_s"], 1e-6)
+        equal([min(r["samples"]), r["tok_s"], max(r["samples"])], sorted(r["samples"]))
+        equal([r["min"], r["max"]], [min(r["samples"]), max(r["samples"])])
     d = j["decode"][0]
     near(d["gb_s"], d["tok_s"] * j["model_info"]["decode_bytes"] / 1e9, 1e-6)
     near(j["decode_share"], d["gb_s"] / j["read_gb_s"], 1e-6)
