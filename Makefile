@@ -7,6 +7,7 @@
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer (clang)
 #   make fuzz       each fuzzer for FUZZ_SECONDS=60 (clang)
 #   make bench      speed of a model of TinyLlama's shape on this machine
+#   make bench-pool what the thread pool's barriers and runs cost
 #   make install, uninstall      PREFIX=/usr/local DESTDIR=
 #   make METAL=1    on macOS: with the backend for Apple's GPUs
 #   make METAL=1 check-metal     proves it on this Mac
@@ -28,7 +29,7 @@ SONAME  := libplumb.so.0
 MAKEFLAGS += --no-builtin-rules
 
 all: programs
-.PHONY: all programs tests test demo check asan fuzz fuzzers bench install uninstall clean \
+.PHONY: all programs tests test demo check asan fuzz fuzzers bench bench-pool install uninstall clean \
         check-metal
 .DELETE_ON_ERROR:
 ifneq ($(V),1)
@@ -39,7 +40,7 @@ DARWIN := $(filter Darwin,$(shell uname))
 
 # Goals that hand over to another make (which sees the packages that were just installed) or need
 # no compiler do not ask what the compiler finds.
-HANDOVER := demo check asan fuzz bench uninstall clean
+HANDOVER := demo check asan fuzz bench bench-pool uninstall clean
 ifneq ($(filter-out $(HANDOVER),$(or $(MAKECMDGOALS),all)),)
 include tools/features.mk
 endif
@@ -238,6 +239,13 @@ bench:
 	+@$(SUBMAKE) $(BUILD)/plumb
 	@tools/bench.sh $(BUILD)/plumb
 
+bench-pool:
+	+@$(SUBMAKE) $(BUILD)/bench/pool
+	@$(BUILD)/bench/pool
+
+$(BUILD)/bench/%: $(BUILD)/bench/%_bench.o $(filter $(BUILD)/src/base/%,$(OBJS))
+	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
 FUZZ_SECONDS ?= 60
 fuzz:
 	+@$(SUBMAKE) BUILD=build-fuzz CC=clang SANITIZE=fuzzer OPT=-O1 fuzzers
@@ -280,5 +288,6 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
--include $(OBJS:.o=.d) $(wildcard $(BUILD)/tests/unit/*.d $(BUILD)/tests/fuzz/*.d $(BUILD)/tests/gpu/*.d) \
+-include $(OBJS:.o=.d) $(wildcard $(BUILD)/tests/unit/*.d $(BUILD)/tests/fuzz/*.d $(BUILD)/tests/gpu/*.d \
+    $(BUILD)/bench/*.d) \
     $(shell find $(SIM) -name '*.d' 2>/dev/null)

@@ -1,24 +1,74 @@
-// Thread pool; see pool.h. A waiting thread spins for a few microseconds, since the stages of a
-// decode step are that short; then it yields, so that a shared machine does not stand still; then
-// it sleeps.
+// Thread pool; see pool.h.
+//
+// A barrier is a tree of counters with at most FAN threads to each, every counter in a cache line
+// of its own, so that many threads do not queue for one. The last to arrive at a counter goes on to
+// its parent, the last of all opens a gate, a word that the others watch. Nobody waits at a
+// counter: a thread that the system has set aside delays the others until it arrives, not until it
+// has looked whether they did.
+//
+//     gate: `start` of a run    opened by the caller
+//           `stage`, a barrier  opened by the last thread of all
+//           `done`              likewise; the caller alone waits for it
+//       |
+//     counter  counter          of counters, FAN to each, up to a single one
+//     0 1 2 3  4 5 6 7          threads
+//
+// Who waits spins, since the stages of a decode step are a few microseconds long, and then sleeps.
+// It never yields: on a shared machine that gives the processor to a stranger for all of a turn
+// (barriers of 1 ms), where a sleeper runs again soon after it is woken (20 to 100 us). How long it
+// spins follows from what it sees, since spinning is a waste where the thread waited for is to run
+// on this very processor: a wait that outlasts its spinning halves the next, down to almost
+// nothing; one in PROBE spins longer nevertheless, and shows when that is of use again.
 #define _GNU_SOURCE
 #include "base/pool.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdatomic.h>
-#include <stdint.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "base/clock.h"
 #ifdef __APPLE__
 #include <sys/sysctl.h>
 #endif
+#ifndef POOL_FUTEX
+#ifdef __linux__
+#define POOL_FUTEX 1
+#else
+#define POOL_FUTEX 0
+#endif
+#endif
+#if POOL_FUTEX
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
 
-enum { SPINS = 4000, YIELDS = 200 };
+// Two lines of 64 bytes: processors fetch them in pairs, and Apple's are of 128.
+#define LINE 128
+
+enum { FAN = 4, PAUSES_PER_LOOK = 32, PROBE = 64 };
+
+// Seconds of spinning. MOST is bounded by what one may waste; a thread that wakes up is late by 5
+// to 50 us, which a wait of milliseconds does not feel.
+static const double SPIN_LEAST = 1e-6, SPIN_FIRST = 100e-6, SPIN_PROBE = 100e-6, SPIN_MOST = 1e-3;
+
+// The openings counted in steps of 2. Bit 0: someone sleeps, or is about to.
+typedef struct {
+    _Alignas(LINE) atomic_uint word;
+} Gate;
+
+typedef struct Counter Counter;
+struct Counter {
+    _Alignas(LINE) atomic_int arrived;
+    int expected;
+    Counter *parent;  // NULL: the root
+};
 
 typedef struct {
     Pool *pool;
@@ -27,20 +77,26 @@ typedef struct {
 } Worker;
 
 struct Pool {
-    int n;  // threads, the caller's included
-    PoolFn fn;
-    void *arg;
-    bool alone;                    // more threads than processors: spinning only takes their turn
-    _Alignas(64) atomic_uint run;  // goes up by one for each run; odd or even means nothing
-    _Alignas(64) atomic_int unfinished;
-    _Alignas(64) atomic_int arrived;
-    atomic_uint barrier;  // goes up each time all threads have arrived
-    _Alignas(64) atomic_int sleepers;
-    atomic_bool stop;
-    pthread_mutex_t lock;
+    int n;                 // threads, the caller's included
+    bool crowded;          // more threads than processors: spinning would take their turn
+    Worker *workers;       // n - 1
+    Counter *counters;     // thread i arrives at counters[i / FAN]
+    pthread_mutex_t lock;  // where there are no futexes
     pthread_cond_t wake;
-    Worker *workers;  // n - 1
+    Gate start;
+    PoolFn fn;  // in the line of `start`, which every worker fetches; NULL: the end
+    void *arg;
+    Gate stage, done;
 };
+
+// What a thread knows of itself. The caller of one pool may be a thread of another one's run.
+static _Thread_local struct {
+    int index;    // in the innermost run
+    double spin;  // for how long to spin; 0: not yet known
+    unsigned waits;
+} me;
+
+// --- gates ---------------------------------------------------------------------------------------
 
 static inline void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -50,61 +106,121 @@ static inline void relax(void) {
 #endif
 }
 
-// One step of waiting; *spent counts the steps.
-static void wait_step(const Pool *p, int *spent) {
-    if (!p->alone && *spent < SPINS) {
-        relax();
-    } else {
-        sched_yield();
+static inline unsigned gate_count(Gate *g) {
+    return atomic_load_explicit(&g->word, memory_order_acquire) & ~1u;
+}
+
+// `seen` is the count so far, known to the opener: to read it would fetch the line twice.
+static void gate_open(Pool *p, Gate *g, unsigned seen) {
+    if (!(atomic_exchange_explicit(&g->word, seen + 2, memory_order_acq_rel) & 1)) return;
+#if POOL_FUTEX
+    (void)p;
+    syscall(SYS_futex, &g->word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+#else
+    pthread_mutex_lock(&p->lock);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+#endif
+}
+
+// Until the count is another than `seen`. Who opens sees bit 0, or the wait sees another count.
+static void gate_sleep(Pool *p, Gate *g, unsigned seen) {
+    for (unsigned word = seen; (word & ~1u) == seen;) {
+        if (!(word & 1) && !atomic_compare_exchange_strong(&g->word, &word, seen | 1)) continue;
+#if POOL_FUTEX
+        (void)p;
+        syscall(SYS_futex, &g->word, FUTEX_WAIT_PRIVATE, seen | 1, NULL, NULL, 0);
+#else
+        pthread_mutex_lock(&p->lock);
+        while (gate_count(g) == seen) pthread_cond_wait(&p->wake, &p->lock);
+        pthread_mutex_unlock(&p->lock);
+#endif
+        word = atomic_load_explicit(&g->word, memory_order_acquire);
     }
-    if (*spent < INT32_MAX) ++*spent;
+}
+
+// How long to spin is a time and not a number of pauses: one takes 10 ns or 40, by processor.
+static bool gate_spin(Gate *g, unsigned seen, double seconds) {
+    double start = 0, now = 0;
+    for (unsigned pauses = 1;; pauses++) {
+        if (gate_count(g) != seen) {
+            const double enough = 2 * (now - start);
+            if (enough > me.spin) me.spin = enough < SPIN_MOST ? enough : SPIN_MOST;
+            return true;
+        }
+        relax();
+        if (pauses % PAUSES_PER_LOOK) continue;
+        now = clock_seconds();
+        if (start == 0) start = now;
+        if (now - start >= seconds) break;
+    }
+    me.spin = me.spin > 2 * SPIN_LEAST ? me.spin / 2 : SPIN_LEAST;
+    return false;
+}
+
+// Returns when the count is another than `seen`.
+static void gate_wait(Pool *p, Gate *g, unsigned seen) {
+    if (me.spin == 0) me.spin = SPIN_FIRST;
+    double spin = me.spin;
+    if (++me.waits % PROBE == 0 && spin < SPIN_PROBE) spin = SPIN_PROBE;
+    if (p->crowded) spin = SPIN_LEAST;
+    if (!gate_spin(g, seen, spin)) gate_sleep(p, g, seen);
+}
+
+// --- arriving ------------------------------------------------------------------------------------
+
+// True for the last of all threads. A counter starts anew before its parent hears of it, and so
+// before anyone can come to it again.
+static bool arrive(Pool *p) {
+    for (Counter *c = &p->counters[me.index / FAN]; c; c = c->parent) {
+        const int before = atomic_fetch_add_explicit(&c->arrived, 1, memory_order_acq_rel);
+        if (before + 1 < c->expected) return false;
+        atomic_store_explicit(&c->arrived, 0, memory_order_relaxed);
+    }
+    return true;
 }
 
 void pool_barrier(Pool *p) {
     if (p->n == 1) return;
-    unsigned now = atomic_load_explicit(&p->barrier, memory_order_acquire);
-    if (atomic_fetch_add_explicit(&p->arrived, 1, memory_order_acq_rel) == p->n - 1) {
-        atomic_store_explicit(&p->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&p->barrier, now + 1, memory_order_release);
-        return;
-    }
-    int spent = 0;
-    while (atomic_load_explicit(&p->barrier, memory_order_acquire) == now) wait_step(p, &spent);
+    const unsigned seen = gate_count(&p->stage);
+    if (arrive(p))
+        gate_open(p, &p->stage, seen);
+    else
+        gate_wait(p, &p->stage, seen);
 }
 
-// Waits for a run other than `seen`; false when the pool stops.
-static bool wait_for_run(Pool *p, unsigned seen) {
-    int most = p->alone ? YIELDS : SPINS + YIELDS;
-    for (int spent = 0; spent < most;) {
-        if (atomic_load_explicit(&p->run, memory_order_acquire) != seen) return !p->stop;
-        wait_step(p, &spent);
+// Counters for n threads, the leaves first; NULL without memory.
+static Counter *make_counters(int n) {
+    int count = 0;
+    for (int width = n; width > 1 || count == 0; count += width) width = (width + FAN - 1) / FAN;
+    Counter *all = aligned_alloc(LINE, (size_t)count * sizeof *all);
+    if (!all) return NULL;
+    memset(all, 0, (size_t)count * sizeof *all);
+    Counter *level = all;
+    for (int below = n; level < all + count;) {
+        const int width = (below + FAN - 1) / FAN;
+        for (int i = 0; i < width; i++) {
+            level[i].expected = below - i * FAN < FAN ? below - i * FAN : FAN;
+            level[i].parent = width > 1 ? level + width + i / FAN : NULL;
+        }
+        level += width;
+        below = width;
     }
-    pthread_mutex_lock(&p->lock);
-    atomic_fetch_add(&p->sleepers, 1);
-    while (atomic_load(&p->run) == seen) pthread_cond_wait(&p->wake, &p->lock);
-    atomic_fetch_sub(&p->sleepers, 1);
-    pthread_mutex_unlock(&p->lock);
-    return !p->stop;
+    return all;
 }
 
+// --- runs ----------------------------------------------------------------------------------------
+
+// `start` and `done` count the same runs.
 static void *worker_main(void *arg) {
     Worker *w = arg;
     Pool *p = w->pool;
-    for (unsigned seen = 0; wait_for_run(p, seen);) {
-        seen = atomic_load_explicit(&p->run, memory_order_acquire);
+    me.index = w->index;
+    for (unsigned seen = 0;; seen += 2) {
+        gate_wait(p, &p->start, seen);
+        if (!p->fn) return NULL;
         p->fn(p->arg, w->index, p->n);
-        atomic_fetch_sub_explicit(&p->unfinished, 1, memory_order_acq_rel);
-    }
-    return NULL;
-}
-
-static void begin_run(Pool *p) {
-    atomic_fetch_add(&p->run,
-                     1);  // sequentially consistent, as is the sleepers' count: one sees the other
-    if (atomic_load(&p->sleepers) > 0) {
-        pthread_mutex_lock(&p->lock);
-        pthread_cond_broadcast(&p->wake);
-        pthread_mutex_unlock(&p->lock);
+        if (arrive(p)) gate_open(p, &p->done, seen);
     }
 }
 
@@ -113,13 +229,20 @@ void pool_run(Pool *p, PoolFn fn, void *arg) {
         fn(arg, 0, 1);
         return;
     }
+    const int outer = me.index;
+    const unsigned seen = gate_count(&p->start);
+    me.index = 0;
     p->fn = fn, p->arg = arg;
-    atomic_store_explicit(&p->unfinished, p->n - 1, memory_order_relaxed);
-    begin_run(p);
+    gate_open(p, &p->start, seen);
     fn(arg, 0, p->n);
-    int spent = 0;
-    while (atomic_load_explicit(&p->unfinished, memory_order_acquire) > 0) wait_step(p, &spent);
+    if (arrive(p))
+        gate_open(p, &p->done, seen);
+    else
+        gate_wait(p, &p->done, seen);
+    me.index = outer;
 }
+
+// --- processors ----------------------------------------------------------------------------------
 
 static int processors_allowed(void) {
 #ifndef __APPLE__
@@ -131,64 +254,17 @@ static int processors_allowed(void) {
     return n > 0 ? (int)n : 1;
 }
 
-Status pool_create(int n_threads, Pool **out, Error *err) {
-    CHECK(n_threads >= 1);
-    *out = NULL;
-    Pool *p = aligned_alloc(64, sizeof(Pool));
-    Worker *workers = calloc((size_t)n_threads, sizeof *workers);
-    if (!p || !workers) {
-        free(p), free(workers);
-        return error_memory(err, "the thread pool", (size_t)n_threads * sizeof *workers);
+// No more than the control group's share of the processors' time.
+static int within_quota(int n) {
+    long long quota = 0, period = 0;
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+    if (!f) return n;
+    if (fscanf(f, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0) {
+        long long most = (quota + period - 1) / period;
+        if (most < n) n = (int)most;
     }
-    memset(p, 0, sizeof *p);
-    p->workers = workers;
-    p->n = 1;
-    p->alone = n_threads > processors_allowed();
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->wake, NULL);
-    // Signals are the main thread's business: Ctrl-C must not land in a kernel.
-    sigset_t all, old;
-    sigfillset(&all);
-    sigdelset(&all, SIGBUS), sigdelset(&all, SIGSEGV), sigdelset(&all, SIGFPE);
-    pthread_sigmask(SIG_BLOCK, &all, &old);
-    int failed = 0;
-    for (int i = 1; i < n_threads && !failed; i++) {
-        workers[i - 1] = (Worker){.pool = p, .index = i};
-        failed = pthread_create(&workers[i - 1].thread, NULL, worker_main, &workers[i - 1]);
-        if (!failed) p->n++;
-    }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (failed) {
-        int had = p->n;
-        pool_free(p);
-        return error_set(err, ERR_UNAVAILABLE,
-                         "cannot start thread %d of %d: %s; try fewer with -t", had + 1, n_threads,
-                         strerror(failed));
-    }
-    *out = p;
-    return OK;
-}
-
-void pool_free(Pool *p) {
-    if (!p) return;
-    atomic_store(&p->stop, true);
-    begin_run(p);
-    for (int i = 0; i < p->n - 1; i++) pthread_join(p->workers[i].thread, NULL);
-    pthread_cond_destroy(&p->wake);
-    pthread_mutex_destroy(&p->lock);
-    free(p->workers);
-    free(p);
-}
-
-int pool_threads(const Pool *p) {
-    return p->n;
-}
-
-void pool_split(long n, long grain, int i, int n_threads, long *from, long *to) {
-    long units = (n + grain - 1) / grain;
-    long a = units * i / n_threads * grain, b = units * (i + 1) / n_threads * grain;
-    *from = a < n ? a : n;
-    *to = b < n ? b : n;
+    fclose(f);
+    return n;
 }
 
 #ifdef __APPLE__
@@ -231,16 +307,72 @@ static int physical_cores(void) {
 }
 #endif
 
-int pool_default_threads(void) {
-    int n = physical_cores();
-    long long quota = 0, period = 0;
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (f) {
-        if (fscanf(f, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0) {
-            long long most = (quota + period - 1) / period;
-            if (most < n) n = (int)most;
-        }
-        fclose(f);
+// --- pools ---------------------------------------------------------------------------------------
+
+Status pool_create(int n_threads, Pool **out, Error *err) {
+    CHECK(n_threads >= 1);
+    *out = NULL;
+    Pool *p = aligned_alloc(LINE, sizeof *p);
+    Worker *workers = calloc((size_t)n_threads, sizeof *workers);
+    Counter *counters = make_counters(n_threads);
+    if (!p || !workers || !counters) {
+        free(p), free(workers), free(counters);
+        return error_memory(err, "the thread pool", (size_t)n_threads * sizeof *workers);
     }
+    memset(p, 0, sizeof *p);
+    p->workers = workers;
+    p->counters = counters;
+    p->n = 1;
+    p->crowded = n_threads > within_quota(processors_allowed());
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    // Signals are the main thread's business: Ctrl-C must not land in a kernel.
+    sigset_t all, old;
+    sigfillset(&all);
+    sigdelset(&all, SIGBUS), sigdelset(&all, SIGSEGV), sigdelset(&all, SIGFPE);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    int failed = 0;
+    for (int i = 1; i < n_threads && !failed; i++) {
+        workers[i - 1] = (Worker){.pool = p, .index = i};
+        failed = pthread_create(&workers[i - 1].thread, NULL, worker_main, &workers[i - 1]);
+        if (!failed) p->n++;
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (failed) {
+        int had = p->n;
+        pool_free(p);
+        return error_set(err, ERR_UNAVAILABLE,
+                         "cannot start thread %d of %d: %s; try fewer with -t", had + 1, n_threads,
+                         strerror(failed));
+    }
+    *out = p;
+    return OK;
+}
+
+void pool_free(Pool *p) {
+    if (!p) return;
+    p->fn = NULL;
+    gate_open(p, &p->start, gate_count(&p->start));
+    for (int i = 0; i < p->n - 1; i++) pthread_join(p->workers[i].thread, NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->lock);
+    free(p->workers);
+    free(p->counters);
+    free(p);
+}
+
+int pool_threads(const Pool *p) {
+    return p->n;
+}
+
+void pool_split(long n, long grain, int i, int n_threads, long *from, long *to) {
+    long units = (n + grain - 1) / grain;
+    long a = units * i / n_threads * grain, b = units * (i + 1) / n_threads * grain;
+    *from = a < n ? a : n;
+    *to = b < n ? b : n;
+}
+
+int pool_default_threads(void) {
+    const int n = within_quota(physical_cores());
     return n > 0 ? n : 1;
 }

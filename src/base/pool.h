@@ -1,6 +1,6 @@
 // Thread pool: the same function on every thread, barriers between its stages.
 //
-// This room owns: worker threads and how they wait (spin a little, then yield, then sleep).
+// This room owns: worker threads and how they wait (spin a little, then sleep).
 // It leaves to others: how work is split. A split must never change a result: reductions stay whole
 // inside one thread, so that the same input gives the same bits with any number of threads.
 #ifndef PLUMB_BASE_POOL_H

@@ -1,5 +1,5 @@
 // What every room stands on: UTF-8 against a table made from its definition, growing buffers, the
-// arena, printable names, the thread pool, the measured bandwidth.
+// arena, printable names, the measured bandwidth.
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -8,8 +8,6 @@
 
 #include <limits.h>
 #include <stdalign.h>
-#include <stdatomic.h>
-#include <time.h>
 
 #include "base/arena.h"
 #include "base/bandwidth.h"
@@ -436,152 +434,12 @@ static void error_messages(void **state) {
     notice_say((Notice){0}, "dropped %d", 1);
 }
 
-// --- the thread pool -----------------------------------------------------------------------------
-
-static Pool *pool_of(int n) {
-    Pool *p = NULL;
-    Error err;
-    if (pool_create(n, &p, &err)) fail_msg("%d threads: %s", n, err.text);
-    assert_int_equal(pool_threads(p), n);
-    return p;
-}
-
-enum { MAX_THREADS = 32 };
-typedef struct {
-    atomic_int calls[MAX_THREADS], wrong;
-    int n, phases, phase[MAX_THREADS], slow;
-    long run;
-    Pool *pool;
-} PoolCheck;
-
-// A failed assertion must not jump out of a worker's stack: faults are counted.
-static void count_calls(void *arg, int i, int n) {
-    PoolCheck *c = arg;
-    if (n != c->n || i < 0 || i >= n) {
-        atomic_fetch_add(&c->wrong, 1);
-        return;
-    }
-    atomic_fetch_add(&c->calls[i], 1);
-}
-
-static void pool_runs_each_once(void **state) {
-    (void)state;
-    static const int threads[] = {1, 2, 3, 4, 5, 6, 7, 8, MAX_THREADS};
-    for (size_t k = 0; k < sizeof threads / sizeof *threads; k++) {
-        PoolCheck c = {.n = threads[k]};
-        Pool *p = pool_of(c.n);
-        int runs = c.n <= 2 ? 20000 : 300;
-        for (int i = 0; i < runs; i++) {
-            pool_run(p, count_calls, &c);
-            // When pool_run returns all are done.
-            for (int t = 0; t < c.n; t++) {
-                if (atomic_load(&c.calls[t]) != i + 1) fail_msg("thread %d of %d", t, c.n);
-            }
-        }
-        assert_int_equal(atomic_load(&c.wrong), 0);
-        pool_free(p);
-    }
-    pool_free(NULL);
-}
-
-// Plain, unsynchronised ints: only the barrier orders them, so thread sanitizers see a missing one.
-static void march(void *arg, int i, int n) {
-    PoolCheck *c = arg;
-    for (int ph = 0; ph < c->phases; ph++) {
-        if (c->slow >= 0 && c->slow == (i + ph) % n) {
-            nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);
-        }
-        c->phase[i] = (int)c->run * 100 + ph;
-        pool_barrier(c->pool);
-        for (int t = 0; t < n; t++) {
-            if (c->phase[t] != (int)c->run * 100 + ph) atomic_fetch_add(&c->wrong, 1);
-        }
-        pool_barrier(c->pool);
-    }
-}
-
-static void pool_barriers_hold(void **state) {
-    (void)state;
-    static const int threads[] = {1, 2, 3, 5, 8, 16};
-    for (size_t k = 0; k < sizeof threads / sizeof *threads; k++) {
-        PoolCheck c = {.n = threads[k], .phases = 5, .slow = -1, .pool = pool_of(threads[k])};
-        long runs = c.n == 1 ? 100 : c.n == 2 ? 5000 : 100;
-        for (c.run = 0; c.run < runs; c.run++) pool_run(c.pool, march, &c);
-        // One that is late: the others give up spinning and go to sleep inside the barrier.
-        for (c.slow = 0; c.slow < 3; c.slow++, c.run++) pool_run(c.pool, march, &c);
-        // Workers that slept between two runs wake up.
-        nanosleep(&(struct timespec){.tv_nsec = 30000000}, NULL);
-        c.slow = -1;
-        pool_run(c.pool, march, &c);
-        if (atomic_load(&c.wrong)) fail_msg("%d threads: %d passed early", c.n, c.wrong);
-        pool_free(c.pool);
-    }
-}
-
-static void pool_is_created_and_freed(void **state) {
-    (void)state;
-    for (int i = 0; i < 300; i++) {
-        Pool *p = pool_of(1 + i % 5);
-        PoolCheck c = {.n = 1 + i % 5};
-        if (i % 3) pool_run(p, count_calls, &c);
-        pool_free(p);
-    }
-    int n = pool_default_threads();
-    assert_true(n >= 1 && n <= sysconf(_SC_NPROCESSORS_CONF));
-}
-
-static void pool_splits_exactly(void **state) {
-    (void)state;
-    static const long items[] = {0,
-                                 1,
-                                 2,
-                                 3,
-                                 7,
-                                 8,
-                                 9,
-                                 31,
-                                 32,
-                                 33,
-                                 100,
-                                 1000,
-                                 4095,
-                                 4096,
-                                 4097,
-                                 32000,
-                                 1000003,
-                                 INT_MAX,
-                                 (long)1 << 40,
-                                 LONG_MAX / 256};
-    static const long grains[] = {1, 2, 3, 8, 32, 100, 4096};
-    for (size_t a = 0; a < sizeof items / sizeof *items; a++) {
-        for (size_t b = 0; b < sizeof grains / sizeof *grains; b++) {
-            for (int threads = 1; threads <= 130;
-                 threads = threads < 9 ? threads + 1 : threads * 2) {
-                long n = items[a], grain = grains[b], at = 0, least = LONG_MAX, most = 0;
-                for (int i = 0; i < threads; i++) {
-                    long from = -1, to = -1;
-                    pool_split(n, grain, i, threads, &from, &to);
-                    if (from != at || to < from || (from % grain && from != n)) {
-                        fail_msg("%ld by %ld, thread %d of %d: %ld..%ld after %ld", n, grain, i,
-                                 threads, from, to, at);
-                    }
-                    long grains_here = (to - from + grain - 1) / grain;
-                    if (grains_here < least) least = grains_here;
-                    if (grains_here > most) most = grains_here;
-                    at = to;
-                }
-                if (at != n || most - least > 1) {
-                    fail_msg("%ld by %ld over %d: ends at %ld, %ld to %ld grains", n, grain,
-                             threads, at, least, most);
-                }
-            }
-        }
-    }
-}
+// --- measured bandwidth --------------------------------------------------------------------------
 
 static void bandwidth_is_sane(void **state) {
     (void)state;
-    Pool *p = pool_of(2);
+    Pool *p = NULL;
+    assert_int_equal(pool_create(2, &p, NULL), OK);
     size_t bytes = (size_t)32 << 20;
     uint8_t *data = calloc(bytes, 1);
     assert_non_null(data);
@@ -631,10 +489,6 @@ int main(void) {
         cmocka_unit_test(large_pages),
         cmocka_unit_test(printable_text),
         cmocka_unit_test(error_messages),
-        cmocka_unit_test(pool_runs_each_once),
-        cmocka_unit_test(pool_barriers_hold),
-        cmocka_unit_test(pool_is_created_and_freed),
-        cmocka_unit_test(pool_splits_exactly),
         cmocka_unit_test(bandwidth_is_sane),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
