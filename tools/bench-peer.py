@@ -295,7 +295,8 @@ def show(s):
     info = s["model_info"] or {}
     print(f"{s['model']}: {info.get('architecture')} {info.get('file_type')}; {s['threads']} "
           f"threads; {s['rounds']} rounds of {s['runs']} runs, in turn: {', '.join(s['order'])}")
-    print(f"machine: {s['machine']}")
+    busy = ": other programs were running" if s["load_before"] > 0.5 else ""
+    print(f"machine: {s['machine']}; load before {s['load_before']:.1f}{busy}")
     if s["read_gb_s"]:
         r = spread(s["read_gb_s"])
         print(f"memory reads {r['median']:.1f} GB/s ({r['min']:.1f} to {r['max']:.1f})")
@@ -328,7 +329,9 @@ def main():
     if any(a.context) and a.gen:
         for peer in a.peers:
             find_context_flag(peer, a.timeout)
+    load = os.getloadavg()[0]  # before, since our own programs make one
     s = summary(a, tests, *measure(a, tests))
+    s["load_before"] = load
     show(s)
     if a.json:
         try:

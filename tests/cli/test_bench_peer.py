@@ -123,6 +123,7 @@ def _():
     equal((j["model"], j["threads"], j["rounds"], j["runs"], j["order"]),
           (DEMO, 2, 3, 3, ["plumb", "bee"]))
     equal(len(j["read_gb_s"]), 3)
+    assert f"load before {j['load_before']:.1f}" in out, out
     assert j["machine"] in out and j["plumb"]["build"] in out and "memory reads" in out, out
     equal([(t["test"], t["tokens"], t["context"]) for t in j["tests"]],
           [("prefill", 8, 0), ("prefill", 16, 0), ("decode", 4, 0)])
