@@ -144,7 +144,7 @@ $(BUILD)/libplumb.so: $(LIB_OBJS)
 	$(Q)$(CC) $(LDFLAGS_ALL) -shared -Wl,-soname,$(SONAME) -Wl,-z,defs -o $@ $^ $(LIBRARY_LIBS) -lm
 
 # --- tests ---
-tests: programs $(UNIT_BINS)
+tests: programs $(UNIT_BINS) $(BUILD)/bench/pool
 
 # What tests share (an emulator of GPUs); a test takes of it what it uses.
 $(BUILD)/libtests.a: $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/gpu/*.c)))
