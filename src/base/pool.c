@@ -54,8 +54,8 @@
 
 enum { FAN = 4, PAUSES_PER_LOOK = 32, PROBE = 64 };
 
-// Seconds of spinning. MOST is bounded by what one may waste; a thread that wakes up is late by 5
-// to 50 us, which a wait of milliseconds does not feel.
+// Seconds of spinning. A wait that is longer than MOST does not feel the time that it takes the
+// system to wake a thread.
 static const double SPIN_LEAST = 1e-6, SPIN_FIRST = 100e-6, SPIN_PROBE = 100e-6, SPIN_MOST = 1e-3;
 
 // The openings counted in steps of 2. Bit 0: someone sleeps, or is about to.
