@@ -7,6 +7,8 @@
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer (clang)
 #   make fuzz       each fuzzer for FUZZ_SECONDS=60 (clang)
 #   make bench      speed of a model of TinyLlama's shape on this machine
+#   make bench-kernels, bench-attention     the CPU's matmul and attention kernels alone: shares of the memory
+#                   and of the peak
 #   make bench-pool what the thread pool's barriers and runs cost
 #   make install, uninstall      PREFIX=/usr/local DESTDIR=
 #   make METAL=1    on macOS: with the backend for Apple's GPUs
@@ -29,8 +31,8 @@ SONAME  := libplumb.so.0
 MAKEFLAGS += --no-builtin-rules
 
 all: programs
-.PHONY: all programs tests test demo check asan fuzz fuzzers bench bench-pool install uninstall clean \
-        check-metal
+.PHONY: all programs tests test demo check asan fuzz fuzzers bench bench-kernels bench-attention \
+        bench-pool install uninstall clean check-metal
 .DELETE_ON_ERROR:
 ifneq ($(V),1)
 Q := @
@@ -40,7 +42,7 @@ DARWIN := $(filter Darwin,$(shell uname))
 
 # Goals that hand over to another make (which sees the packages that were just installed) or need
 # no compiler do not ask what the compiler finds.
-HANDOVER := demo check asan fuzz bench bench-pool uninstall clean
+HANDOVER := demo check asan fuzz bench bench-kernels bench-attention bench-pool uninstall clean
 ifneq ($(filter-out $(HANDOVER),$(or $(MAKECMDGOALS),all)),)
 include tools/features.mk
 endif
@@ -82,11 +84,28 @@ endif
 
 # --- sources: the rooms of src/; the library has all but the ones above the engine ---
 SRCS      := $(sort $(shell find src -name '*.c'))
-OBJS      := $(SRCS:%.c=$(BUILD)/%.o) $(if $(METAL),$(BUILD)/src/backend/gpu/device_metal.o)
-# The generic kernels again, for a newer level of the architecture (src/backend/cpu/kernel_set.h).
-ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine 2>/dev/null)),)
-OBJS      += $(addprefix $(BUILD)/src/backend/cpu/,kernels_generic.avx2.o unpack.avx2.o)
+# Kernels that are written in vectors, and the generic ones again, for each level of the architecture
+# (src/backend/cpu/kernel_set.h).
+CPU       := $(BUILD)/src/backend/cpu
+VECTOR    := kernels_vector kernels_panels kernels_floats
+TILES     := kernels_tiles kernels_amx kernels_bf16
+MATRIX    := kernels_i8mm
+# These have a generic copy too, in vectors that every machine has.
+LANED     := kernels_attention kernels_rows
+LEVELLED  := $(VECTOR) $(LANED) kernels_generic unpack
+MACHINE   := $(shell $(CC) -dumpmachine 2>/dev/null)
+SRCS      := $(filter-out $(patsubst %,src/backend/cpu/%.c,$(VECTOR) $(TILES) $(MATRIX)),$(SRCS))
+LEVEL_OBJS :=
+ifneq ($(findstring x86_64,$(MACHINE)),)
+LEVELS     := avx2 avx512
+LEVEL_OBJS := $(foreach l,$(LEVELS),$(LEVELLED:%=$(CPU)/%.$l.o)) $(TILES:%=$(CPU)/%.avx512.o)
 endif
+ifneq ($(filter aarch64% arm64%,$(MACHINE)),)
+LEVELS     := neon
+LEVEL_OBJS := $(LEVELLED:%=$(CPU)/%.neon.o) $(MATRIX:%=$(CPU)/%.neon.o)
+endif
+OBJS      := $(SRCS:%.c=$(BUILD)/%.o) $(LEVEL_OBJS) \
+             $(if $(METAL),$(BUILD)/src/backend/gpu/device_metal.o)
 LIB_ROOMS := base formats model backend engine
 # Safetensors files are for verify alone, and would bind the library to jansson.
 LIB_OBJS  := $(filter-out $(BUILD)/src/formats/safetensors.o,\
@@ -99,16 +118,27 @@ FUZZ_BINS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/f
 # Kernels are where -O3 pays.
 $(BUILD)/src/backend/cpu/%.o: FILE_FLAGS := -O3
 $(BUILD)/src/oracle/%.o: FILE_FLAGS := -O3
-$(BUILD)/src/backend/cpu/%.avx2.o: FILE_FLAGS := -O3 -mavx2 -DKERNEL_SET=avx2 -DKERNEL_LEVEL=avx2
+$(CPU)/%.avx2.o: FILE_FLAGS := -O3 -mavx2 -mfma -mf16c -DKERNEL_SET=avx2
+AVX512 := -O3 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+$(CPU)/%.avx512.o: FILE_FLAGS := $(AVX512) -DKERNEL_SET=avx512
+$(TILES:%=$(CPU)/%.avx512.o): FILE_FLAGS += -mamx-tile -mamx-int8 -mamx-bf16
+NEON := -O3 -march=armv8.2-a+dotprod+fp16
+$(CPU)/%.neon.o: FILE_FLAGS := $(NEON) -DKERNEL_SET=neon
+$(MATRIX:%=$(CPU)/%.neon.o): FILE_FLAGS := $(NEON)+i8mm -DKERNEL_SET=neon
+# In plain C, with simulated tiles and quads: for tests.
+$(CPU)/%.host.o: FILE_FLAGS := -O2 -DKERNEL_SET=host -DPLAIN_LANES
 $(BUILD)/tests/fuzz/%.o: FILE_FLAGS := -Itests/unit
 
 $(BUILD)/%.o: %.c Makefile $(BUILD)/flags.mk
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS_ALL) $(FILE_FLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/%.avx2.o: %.c Makefile $(BUILD)/flags.mk
-	@mkdir -p $(@D)
-	$(Q)$(CC) $(CFLAGS_ALL) $(FILE_FLAGS) -MMD -MP -c $< -o $@
+define level_rule
+$(BUILD)/%.$1.o: %.c Makefile $(BUILD)/flags.mk
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(CFLAGS_ALL) $$(FILE_FLAGS) -MMD -MP -c $$< -o $$@
+endef
+$(foreach l,$(LEVELS) host,$(eval $(call level_rule,$l)))
 
 # --- Metal: on macOS, with METAL=1 ---
 ifneq ($(METAL),)
@@ -146,8 +176,10 @@ $(BUILD)/libplumb.so: $(LIB_OBJS)
 # --- tests ---
 tests: programs $(UNIT_BINS) $(BUILD)/bench/pool
 
-# What tests share (an emulator of GPUs); a test takes of it what it uses.
-$(BUILD)/libtests.a: $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/gpu/*.c)))
+# What tests share (an emulator of GPUs, the processor's kernels in plain C); a test takes of it
+# what it uses.
+$(BUILD)/libtests.a: $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/gpu/*.c tests/cpu/*.c))) \
+    $(patsubst %,$(CPU)/%.host.o,$(VECTOR) $(LANED) $(TILES) $(MATRIX) unpack)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
@@ -239,12 +271,20 @@ bench:
 	+@$(SUBMAKE) $(BUILD)/plumb
 	@tools/bench.sh $(BUILD)/plumb
 
-bench-pool:
-	+@$(SUBMAKE) $(BUILD)/bench/pool
-	@$(BUILD)/bench/pool
+# --- benchmarks of parts: bench/NAME_bench.c to build/bench/NAME ---
+bench-kernels bench-attention bench-pool: bench-%:
+	+@$(SUBMAKE) $(BUILD)/bench/$*
+	@$(BUILD)/bench/$*
 
-$(BUILD)/bench/%: $(BUILD)/bench/%_bench.o $(filter $(BUILD)/src/base/%,$(OBJS))
+$(BUILD)/bench/%.o: FILE_FLAGS := -O3
+$(BUILD)/bench/fma_peak.avx2.o: FILE_FLAGS := -O3 -mavx2 -mfma -mf16c -DKERNEL_SET=avx2
+$(BUILD)/bench/fma_peak.avx512.o: FILE_FLAGS := $(AVX512) -DKERNEL_SET=avx512
+# Of each level what it could do at most.
+PEAKS := $(BUILD)/bench/fma_peak.o $(LEVELS:%=$(BUILD)/bench/fma_peak.%.o)
+$(BUILD)/bench/attention: $(PEAKS)
+$(BUILD)/bench/%: $(BUILD)/bench/%_bench.o $(LIB_OBJS)
 	$(Q)$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+.PRECIOUS: $(BUILD)/bench/%_bench.o
 
 FUZZ_SECONDS ?= 60
 fuzz:
@@ -288,6 +328,6 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
--include $(OBJS:.o=.d) $(wildcard $(BUILD)/tests/unit/*.d $(BUILD)/tests/fuzz/*.d $(BUILD)/tests/gpu/*.d \
-    $(BUILD)/bench/*.d) \
+-include $(OBJS:.o=.d) $(wildcard $(BUILD)/tests/unit/*.d $(BUILD)/tests/fuzz/*.d $(BUILD)/tests/gpu/*.d $(BUILD)/tests/cpu/*.d \
+    $(CPU)/*.host.d $(BUILD)/bench/*.d) \
     $(shell find $(SIM) -name '*.d' 2>/dev/null)

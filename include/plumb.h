@@ -60,6 +60,7 @@ typedef struct plumb_model_options {
     int gpu_layers;
     int n_threads;       /* 0: physical cores */
     const char *cpu_isa; /* NULL: the best kernels that the processor can run */
+    int no_repack;       /* of the cpu: do not lay the weights out anew; less memory, slower */
     int check_tensors;   /* look at every weight for NaN and infinity (slow) */
     void (*notice)(void *user, const char *line); /* things worth telling a user; NULL: dropped */
     void *user;
@@ -79,6 +80,8 @@ typedef struct plumb_model_info {
     const char *name, *architecture; /* these and all texts here: valid while the model is open */
     const char *backend;             /* "cpu", ...; where layers are split, the GPU's */
     const char *device;              /* its name, for people; where layers are split, both */
+    const char *loaded;              /* what was done to the weights, and how long it took
+                                      * ("631 MiB of weights repacked for amx in 0.110 s"), or "" */
     const char *chat_template;       /* name in use, NULL: none (a base model) */
     const char *chat_notice; /* worth telling who chats ("the template is unknown ..."), or "" */
     int n_vocab, n_ctx_train, n_layers, dim;

@@ -19,6 +19,8 @@ check)
     optional="$optional clang gobjc libgnustep-base-dev"
     # OpenCL on the processor.
     optional="$optional ocl-icd-libopencl1 pocl-opencl-icd"
+    # Arm, compiled and emulated.
+    optional="$optional gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
     ;;
 # clang does not bring its sanitizers' runtime; llvm has the symbolizer that names a finding's lines.
 sanitizers) needed="clang libclang-rt-14-dev" optional="llvm" ;;

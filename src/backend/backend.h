@@ -71,9 +71,17 @@ typedef struct {
     float scale;  // of the scores: 1 / sqrt(head_dim)
 } HeadShape;
 
+// What the engine will do with a weight, so that a backend may lay it out for that.
+typedef enum {
+    USE_VECTOR = 0,  // rmsnorm, a bias
+    USE_TABLE = 1,   // embed
+    USE_MATMUL = 2,  // matmul; together with USE_TABLE where the output is the embedding
+} WeightUse;
+
 typedef struct {
     int n_threads;    // cpu: >= 1
     const char *isa;  // cpu: "generic", ...; NULL: the best that the machine has
+    bool no_repack;   // cpu: leave the weights where they are mapped, though that is slower
     int device;       // GPUs: which of those that probe() lists
     Notice notice;    // what is worth telling a user (a type that is converted, say)
 } BackendConfig;
@@ -104,8 +112,11 @@ typedef struct BackendOps {
     uint64_t (*memory_free)(const Backend *b);
     // What weight() will take of it for t: 0 where weights are borrowed.
     uint64_t (*weight_bytes)(const Tensor *t);
-    // Borrows or uploads t, whose mapping must outlive b.
-    Status (*weight)(Backend *b, const Tensor *t, Weight **out, Error *err);
+    // Borrows, uploads or lays out anew t, whose mapping must outlive b.
+    Status (*weight)(Backend *b, const Tensor *t, WeightUse use, Weight **out, Error *err);
+    // What that took, for a user to read ("631 MiB of weights repacked for amx in 0.110 s"); NULL
+    // where there is nothing to tell, or no such function.
+    const char *(*loaded)(Backend *b);
     Status (*buffer)(Backend *b, size_t n_floats, Buffer **out, Error *err);
     void (*buffer_free)(Backend *b, Buffer *buf);
     Status (*upload)(Backend *b, Buffer *buf, const float *src, size_t n, Error *err);

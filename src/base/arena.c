@@ -52,10 +52,36 @@ void arena_free(Arena *a) {
     a->head = NULL;
 }
 
-void *large_alloc(size_t bytes) {
-    if (bytes == 0) bytes = 1;
+// Few large pages are faulted in faster than many small ones, and read faster: the processor
+// fetches ahead within a page. A system that has none says so, and nothing is lost.
+enum { HUGE_PAGE = 2 << 20 };
+
+static void *map_pages(size_t bytes) {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
+}
+
+// Aligned to large pages: what stands before and behind is given back.
+static void *map_large_pages(size_t bytes) {
+    char *p = map_pages(bytes + HUGE_PAGE);
+    if (!p) return NULL;
+    const size_t before = -(uintptr_t)p % HUGE_PAGE;
+    const size_t page = 4096, end = (bytes + page - 1) / page * page;
+    if (before) munmap(p, before);
+    if (end < bytes + HUGE_PAGE - before)
+        munmap(p + before + end, bytes + HUGE_PAGE - before - end);
+    p += before;
+#ifdef MADV_HUGEPAGE
+    madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    return p;
+}
+
+void *large_alloc(size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    if (bytes >= HUGE_PAGE && bytes < SIZE_MAX - HUGE_PAGE) return map_large_pages(bytes);
+#endif
+    return map_pages(bytes ? bytes : 1);
 }
 
 void large_free(void *p, size_t bytes) {

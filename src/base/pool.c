@@ -15,10 +15,10 @@
 //
 // Who waits spins, since the stages of a decode step are a few microseconds long, and then sleeps.
 // It never yields: on a shared machine that gives the processor to a stranger for all of a turn
-// (barriers of 1 ms), where a sleeper runs again soon after it is woken (20 to 100 us). How long it
-// spins follows from what it sees, since spinning is a waste where the thread waited for is to run
-// on this very processor: a wait that outlasts its spinning halves the next, down to almost
-// nothing; one in PROBE spins longer nevertheless, and shows when that is of use again.
+// (barriers of 1 ms), where a sleeper runs again soon after it is woken (20 to 100 us). That is
+// dear where the threads have a processor each, a hundred times in a step: so the spinning is not
+// short, and grows to what waits have taken. Where there are more threads than processors, who is
+// waited for may be to run on this very processor, and spinning would take its turn.
 #define _GNU_SOURCE
 #include "base/pool.h"
 
@@ -52,11 +52,11 @@
 // Two lines of 64 bytes: processors fetch them in pairs, and Apple's are of 128.
 #define LINE 128
 
-enum { FAN = 4, PAUSES_PER_LOOK = 32, PROBE = 64 };
+enum { FAN = 4, PAUSES_PER_LOOK = 32 };
 
-// Seconds of spinning. A wait that is longer than MOST does not feel the time that it takes the
-// system to wake a thread.
-static const double SPIN_LEAST = 1e-6, SPIN_FIRST = 100e-6, SPIN_PROBE = 100e-6, SPIN_MOST = 1e-3;
+// Seconds of spinning. MOST is bounded by what one may waste; a thread that wakes up is late by 5
+// to 50 us, which a wait of milliseconds does not feel.
+static const double SPIN_CROWDED = 1e-6, SPIN_LEAST = 250e-6, SPIN_MOST = 1e-3;
 
 // The openings counted in steps of 2. Bit 0: someone sleeps, or is about to.
 typedef struct {
@@ -93,7 +93,6 @@ struct Pool {
 static _Thread_local struct {
     int index;    // in the innermost run
     double spin;  // for how long to spin; 0: not yet known
-    unsigned waits;
 } me;
 
 // --- gates ---------------------------------------------------------------------------------------
@@ -160,10 +159,8 @@ static bool gate_spin(Gate *g, unsigned seen, double seconds) {
 
 // Returns when the count is another than `seen`.
 static void gate_wait(Pool *p, Gate *g, unsigned seen) {
-    if (me.spin == 0) me.spin = SPIN_FIRST;
-    double spin = me.spin;
-    if (++me.waits % PROBE == 0 && spin < SPIN_PROBE) spin = SPIN_PROBE;
-    if (p->crowded) spin = SPIN_LEAST;
+    if (me.spin == 0) me.spin = SPIN_LEAST;
+    const double spin = p->crowded ? SPIN_CROWDED : me.spin;
     if (!gate_spin(g, seen, spin)) gate_sleep(p, g, seen);
 }
 

@@ -44,10 +44,11 @@ typedef struct {
     const char *backend, *cpu_isa, *type_k, *type_v;
     int threads, n_ctx, batch_size, device;
     int gpu_layers;  // -1: not said
+    bool no_repack;
     bool check_tensors, verbose, json, color, list_devices;
 } ModelArgs;
 extern const ModelArgs model_args_default;
-enum { N_MODEL_ARGS = 17 };
+enum { N_MODEL_ARGS = 18 };
 void model_args_table(ModelArgs *m, Arg table[N_MODEL_ARGS]);
 
 // Opens the model that the options name (the demo model without one), notices and progress on

@@ -247,7 +247,9 @@ static void print_table(const Bench *b) {
            (double)b->info.weight_bytes / 0x1p20);
     printf("backend %s (%s); ", b->info.backend, b->info.device);
     if (b->read_gb_s > 0) printf("memory reads %.1f GB/s; ", b->read_gb_s);
-    printf("median of %d run%s\n\n", b->runs, b->runs == 1 ? "" : "s");
+    printf("median of %d run%s\n", b->runs, b->runs == 1 ? "" : "s");
+    if (*b->info.loaded) printf("%s\n", b->info.loaded);
+    putchar('\n');
     printf("%-8s %7s %8s %10s %10s %10s %10s %8s %7s\n", "", "tokens", "context", "tok/s", "min",
            "max", "ms/token", "GB/s", "share");
     for (int i = 0; i < b->n_rows; i++) {

@@ -66,6 +66,7 @@ void model_args_table(ModelArgs *m, Arg table[N_MODEL_ARGS]) {
         {"-b, --batch-size", ARG_INT, &m->batch_size, 1},
         {"--backend", ARG_TEXT, &m->backend, 0},
         {"--cpu-isa", ARG_TEXT, &m->cpu_isa, 0},
+        {"--no-repack", ARG_FLAG, &m->no_repack, 0},
         {"-ngl, --gpu-layers, --n-gpu-layers", ARG_INT, &m->gpu_layers, -1},
         {"--device", ARG_INT, &m->device, 0},
         {"--list-devices", ARG_INSTEAD, &m->list_devices, 0},
@@ -89,6 +90,7 @@ plumb_model *cli_open_model(const ModelArgs *m, Error *err) {
                              .gpu_layers = layers,
                              .n_threads = m->threads,
                              .cpu_isa = m->cpu_isa,
+                             .no_repack = m->no_repack,
                              .check_tensors = m->check_tensors,
                              .notice = print_notice};
     double start = clock_seconds();
@@ -111,6 +113,7 @@ plumb_model *cli_open_model(const ModelArgs *m, Error *err) {
                 m->model ? m->model : "the demo model", i.name, i.architecture, i.n_layers, i.dim,
                 i.n_vocab, (double)i.n_params, (double)i.weight_bytes / 0x1p20, i.backend, i.device,
                 i.chat_template ? i.chat_template : "none", clock_seconds() - start);
+        if (*i.loaded) fprintf(stderr, "plumb: %s\n", i.loaded);
     }
     return model;
 }

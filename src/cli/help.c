@@ -10,7 +10,8 @@
     "  -t, --threads N           default: physical cores\n"                                      \
     "  --backend NAME            see `plumb backends`; default: the fastest that can run\n"      \
     "  -ngl, --gpu-layers N      layers on the GPU, counted from the last; 0: the CPU alone\n"   \
-    "  --device N                which of its devices; --list-devices shows them\n"
+    "  --device N                which of its devices; --list-devices shows them\n"              \
+    "  --cpu-isa NAME            kernels of the cpu backend; --no-repack: as in the file\n"
 
 #define SESSION_OPTIONS                                                   \
     "  -c, --ctx-size N          context in tokens; 0: from the model\n"  \

@@ -22,8 +22,9 @@ static const BackendOps *find(const Choice *c, const char *name) {
 
 static DeviceSpec cpu_spec(const Choice *c) {
     const DeviceWish *w = c->wish;
-    return (DeviceSpec){find(c, "cpu"),
-                        {.n_threads = w->n_threads, .isa = w->isa, .notice = w->notice}};
+    return (DeviceSpec){
+        find(c, "cpu"),
+        {.n_threads = w->n_threads, .isa = w->isa, .no_repack = w->no_repack, .notice = w->notice}};
 }
 
 static Status on_cpu(const Choice *c, Error *err) {

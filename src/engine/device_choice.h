@@ -15,6 +15,7 @@ typedef struct {
     int gpu_layers;
     int n_threads;    // of the CPU
     const char *isa;  // of the CPU
+    bool no_repack;   // likewise
     Notice notice;
 } DeviceWish;
 

@@ -134,37 +134,38 @@ static Status fit_upper(const Model *m, DeviceSplit *split, Backend *upper, Erro
 
 // --- weights ----------------------------------------------------------------------------------
 
-static Status bind(DevicePart *p, const Tensor *t, Weight **out, Error *err) {
+static Status bind(DevicePart *p, const Tensor *t, WeightUse use, Weight **out, Error *err) {
     *out = NULL;
-    return t ? p->ops->weight(p->backend, t, out, err) : OK;
+    return t ? p->ops->weight(p->backend, t, use, out, err) : OK;
 }
 
 static Status bind_layer(DevicePart *p, const LayerWeights *from, DeviceLayer *to, Error *err) {
     const struct {
         const Tensor *tensor;
         const Weight **weight;
-    } pairs[] = {{from->attn_norm, &to->attn_norm},
-                 {from->q, &to->q},
-                 {from->k, &to->k},
-                 {from->v, &to->v},
-                 {from->q_bias, &to->q_bias},
-                 {from->k_bias, &to->k_bias},
-                 {from->v_bias, &to->v_bias},
-                 {from->q_norm, &to->q_norm},
-                 {from->k_norm, &to->k_norm},
-                 {from->attn_out, &to->attn_out},
-                 {from->attn_out_bias, &to->attn_out_bias},
-                 {from->ffn_norm, &to->ffn_norm},
-                 {from->ffn_gate, &to->ffn_gate},
-                 {from->ffn_up, &to->ffn_up},
-                 {from->ffn_down, &to->ffn_down},
-                 {from->ffn_gate_bias, &to->ffn_gate_bias},
-                 {from->ffn_up_bias, &to->ffn_up_bias},
-                 {from->ffn_down_bias, &to->ffn_down_bias}};
+        WeightUse use;
+    } pairs[] = {{from->attn_norm, &to->attn_norm, USE_VECTOR},
+                 {from->q, &to->q, USE_MATMUL},
+                 {from->k, &to->k, USE_MATMUL},
+                 {from->v, &to->v, USE_MATMUL},
+                 {from->q_bias, &to->q_bias, USE_VECTOR},
+                 {from->k_bias, &to->k_bias, USE_VECTOR},
+                 {from->v_bias, &to->v_bias, USE_VECTOR},
+                 {from->q_norm, &to->q_norm, USE_VECTOR},
+                 {from->k_norm, &to->k_norm, USE_VECTOR},
+                 {from->attn_out, &to->attn_out, USE_MATMUL},
+                 {from->attn_out_bias, &to->attn_out_bias, USE_VECTOR},
+                 {from->ffn_norm, &to->ffn_norm, USE_VECTOR},
+                 {from->ffn_gate, &to->ffn_gate, USE_MATMUL},
+                 {from->ffn_up, &to->ffn_up, USE_MATMUL},
+                 {from->ffn_down, &to->ffn_down, USE_MATMUL},
+                 {from->ffn_gate_bias, &to->ffn_gate_bias, USE_VECTOR},
+                 {from->ffn_up_bias, &to->ffn_up_bias, USE_VECTOR},
+                 {from->ffn_down_bias, &to->ffn_down_bias, USE_VECTOR}};
     Status st = OK;
     for (size_t i = 0; !st && i < sizeof pairs / sizeof *pairs; i++) {
         Weight *w;
-        st = bind(p, pairs[i].tensor, &w, err);
+        st = bind(p, pairs[i].tensor, pairs[i].use, &w, err);
         *pairs[i].weight = w;
     }
     return st;
@@ -173,14 +174,15 @@ static Status bind_layer(DevicePart *p, const LayerWeights *from, DeviceLayer *t
 static Status bind_part(DeviceModel *d, DevicePart *p, Error *err) {
     const Model *m = d->model;
     Status st = OK;
-    if (p->first == 0 && p->n_layers) st = bind(p, m->token_embd, &p->token_embd, err);
+    const WeightUse table = m->tied && p->output ? USE_TABLE | USE_MATMUL : USE_TABLE;
+    if (p->first == 0 && p->n_layers) st = bind(p, m->token_embd, table, &p->token_embd, err);
     for (int l = p->first; !st && l < p->first + p->n_layers; l++) {
         st = bind_layer(p, &m->layers[l], &d->layers[l], err);
     }
     if (st || !p->output) return st;
-    st = bind(p, m->output_norm, &p->output_norm, err);
+    st = bind(p, m->output_norm, USE_VECTOR, &p->output_norm, err);
     p->head = m->tied ? p->token_embd : NULL;  // which may be on the other part
-    return st || p->head ? st : bind(p, m->output, &p->head, err);
+    return st || p->head ? st : bind(p, m->output, USE_MATMUL, &p->head, err);
 }
 
 // --- opening ----------------------------------------------------------------------------------
@@ -296,6 +298,15 @@ const char *device_model_backend(const DeviceModel *d) {
 
 const char *device_model_device(const DeviceModel *d) {
     return d->device;
+}
+
+const char *device_model_loaded(const DeviceModel *d) {
+    for (int i = 0; i < d->n_parts; i++) {
+        const DevicePart *p = &d->parts[i];
+        const char *text = p->ops->loaded ? p->ops->loaded(p->backend) : NULL;
+        if (text) return text;
+    }
+    return "";
 }
 
 ActQuant device_model_activation(const DeviceModel *d, int layer, TensorType weight) {

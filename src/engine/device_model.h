@@ -76,6 +76,8 @@ const char *device_model_backend(const DeviceModel *d);
 void device_part_name(const DevicePart *p, char *out, size_t size);
 // "2 threads, avx2 kernels"; of a split model both, with what each has.
 const char *device_model_device(const DeviceModel *d);
+// What a backend did to the weights and how long it took, or "".
+const char *device_model_loaded(const DeviceModel *d);
 // How a matmul with weights of this type rounds its input; layer as in device_model_part.
 ActQuant device_model_activation(const DeviceModel *d, int layer, TensorType weight);
 bool device_model_batch_invariant(const DeviceModel *d);  // see BackendOps

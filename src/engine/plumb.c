@@ -40,6 +40,7 @@ static Status open_backend(plumb_model *m, const plumb_model_options *o, Error *
         .gpu_layers = o->gpu_layers,
         .n_threads = o->n_threads > 0 ? o->n_threads : pool_default_threads(),
         .isa = o->cpu_isa,
+        .no_repack = o->no_repack != 0,
         .notice = m->notice,
     };
     if (o->device < 0) {
@@ -130,6 +131,7 @@ void plumb_model_describe(const plumb_model *m, plumb_model_info *out) {
         .architecture = arch_name(h->arch),
         .backend = device_model_backend(m->device),
         .device = device_model_device(m->device),
+        .loaded = device_model_loaded(m->device),
         .chat_template = m->chat_template ? chat_template_name(m->chat_template) : NULL,
         .chat_notice = m->chat_notice.len ? m->chat_notice.data : "",
         .n_vocab = h->n_vocab,

@@ -55,7 +55,7 @@ typedef struct {
 
 typedef struct {
     char model_path[256], model_sha256[65], model_what[160];  // "llama, 6 layers, dim 256, Q4_K_M"
-    char subject[256];   // "backend cpu (2 threads, generic-avx2)" or "trace other.gguf"
+    char subject[256];   // "backend cpu (2 threads, avx2 kernels)" or "trace other.gguf"
     char backend[32];    // "cpu"; of a trace: what it says or ""
     char build[64];      // "plumb 0.1.0"
     char rounding[200];  // "activations q8_k, cache f16 (declared)" or "... (fits best of 14)"

@@ -99,8 +99,8 @@ static void emulator_close(Device *d) {
 
 static const HostKernel *kernel_by_name(const char *name) {
     const EmulatorConfig *c = &emulator_config;
-    const HostKernel *all = c->kernels ? c->kernels : host_kernels;
-    const int n = c->kernels ? c->n_kernels : n_host_kernels;
+    const HostKernel *all = c->kernels ? c->kernels : gpu_host_kernels;
+    const int n = c->kernels ? c->n_kernels : n_gpu_host_kernels;
     for (int i = 0; i < n; i++) {
         if (strcmp(all[i].name, name) == 0) return &all[i];
     }

@@ -21,7 +21,7 @@
 #include "host_table.h"
 
 typedef struct {
-    const HostKernel *kernels;  // NULL: host_kernels
+    const HostKernel *kernels;  // NULL: gpu_host_kernels
     int n_kernels;
     int n_threads;  // of a device that is opened from now on; 0: 1
     int n_units;    // that info() tells; 0: 4

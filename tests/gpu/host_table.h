@@ -40,7 +40,7 @@ typedef struct {
 #define HOST_ROW(name, lanes, n_buffers, Args) {#name, lanes, n_buffers, sizeof(Args), call_##name},
 
 // The kernels of args.h (kernels_host.c).
-extern const HostKernel host_kernels[];
-extern const int n_host_kernels;
+extern const HostKernel gpu_host_kernels[];
+extern const int n_gpu_host_kernels;
 
 #endif

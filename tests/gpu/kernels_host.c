@@ -22,5 +22,5 @@
 #include "host_table.h"
 
 GPU_KERNELS(HOST_CALL)
-const HostKernel host_kernels[] = {GPU_KERNELS(HOST_ROW)};
-const int n_host_kernels = sizeof host_kernels / sizeof *host_kernels;
+const HostKernel gpu_host_kernels[] = {GPU_KERNELS(HOST_ROW)};
+const int n_gpu_host_kernels = sizeof gpu_host_kernels / sizeof *gpu_host_kernels;

@@ -109,8 +109,8 @@ static int processors(void) {
     return n < 1 ? 1 : n > MAX_THREADS / 4 ? MAX_THREADS / 4 : (int)n;
 }
 
-// Far more threads than processors: 400 barriers, in a time that one can wait for. How fast they
-// are is for bench/pool_bench.c to say.
+// Far more threads than processors: 400 barriers that must not each cost someone's turn. They take
+// a tenth of a second; where each lost a millisecond to every thread it would be minutes.
 static void pool_barriers_hold_crowded(void **state) {
     (void)state;
     const double start = clock_seconds();

@@ -61,10 +61,10 @@ static uint64_t small_weight_bytes(const Tensor *t) {
     return t->bytes;
 }
 
-static Status small_weight(Backend *b, const Tensor *t, Weight **out, Error *err) {
+static Status small_weight(Backend *b, const Tensor *t, WeightUse use, Weight **out, Error *err) {
     small.taken += t->bytes, small.n_weights++;
     assert_true(!small.total || small.taken <= small.total);  // it was asked
-    return cpu_ops()->weight(b, t, out, err);
+    return cpu_ops()->weight(b, t, use, out, err);
 }
 
 // total: bytes of its memory, 0: it does not say.

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/kernel_sets.h"
 #include "backend/cpu/unpack.h"
 #include "check.h"
 #include "verify/rounding.h"
@@ -41,6 +41,12 @@ static void read_act(const uint8_t *act, int n, int block, double *out) {
     }
 }
 
+static const Kernels *generic(void) {
+    int i = 0;
+    while (kernel_set_at(i + 1)) i++;
+    return kernel_set_at(i);
+}
+
 static void test_kernels(void **state) {
     (void)state;
     enum { N = 1024 };
@@ -53,7 +59,7 @@ static void test_kernels(void **state) {
         to_doubles(x, N, in);
         for (int k = 0; k < 2; k++) {
             const ActQuant quant = k ? ACT_Q8_K : ACT_Q8_0;
-            kernels_generic.act_make(quant, x, N, act);
+            generic()->matmul[FORM_ROWS].act_make(quant, x, N, 0, 1, act);
             read_act(act, N, k ? 256 : 32, want);
             act_round(act_way_of(quant), in, NULL, 1, N, got, NULL, NULL);
             for (int i = 0; i < N; i++) {
@@ -82,8 +88,8 @@ static void test_cache(void **state) {
             if (types[k] == TYPE_BF16) {
                 for (int i = 0; i < N; i++) back[i] = bf16_to_f32(f32_to_bf16(x[i]));
             } else {
-                kernels_generic.kv_write(types[k], x, N, row);
-                kernels_generic.kv_read(types[k], row, N, back);
+                generic()->kv_write(types[k], x, N, row);
+                generic()->kv_read(types[k], row, N, back);
             }
             cache_round(types[k], in, N, got);
             for (int i = 0; i < N; i++) {
@@ -336,7 +342,7 @@ static void test_schemes(void **state) {
     for (int t = 0; t < TYPE_LIMIT; t++) {
         if (!type_info((uint32_t)t)) continue;
         const TensorType type = (TensorType)t;
-        assert_int_equal(ours->way[t], act_way_of(kernels_generic.activation(type)));
+        assert_int_equal(ours->way[t], act_way_of(generic()->activation(type)));
         if (type != TYPE_F32) assert_int_not_equal(llama->way[t], WAY_NONE);
         for (int w = 0; w < N_WAYS; w++) {  // ways that are schemes for every type
             const ActScheme *s = NULL;

@@ -281,9 +281,9 @@ static Status no_open(const BackendConfig *c, Backend **out, Error *err) {
 
 static int n_uploads_left;
 
-static Status some_weights(Backend *b, const Tensor *t, Weight **out, Error *err) {
+static Status some_weights(Backend *b, const Tensor *t, WeightUse use, Weight **out, Error *err) {
     if (n_uploads_left-- == 0) return error_set(err, ERR_UNAVAILABLE, "no room for %s", t->name);
-    return cpu_ops()->weight(b, t, out, err);
+    return cpu_ops()->weight(b, t, use, out, err);
 }
 
 static void a_failing_part(void **state) {

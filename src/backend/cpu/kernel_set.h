@@ -7,6 +7,7 @@
 
 #ifndef KERNEL_SET
 #define KERNEL_SET generic
+#define KERNEL_SET_GENERIC  // for lanes.h
 #endif
 #define KERNEL_JOIN2(name, set) name##_##set
 #define KERNEL_JOIN(name, set) KERNEL_JOIN2(name, set)

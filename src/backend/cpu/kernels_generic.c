@@ -7,6 +7,10 @@
 
 #include <math.h>
 
+#include "backend/cpu/act_round.h"
+#include "backend/cpu/features.h"
+#include "backend/cpu/kernels_attention.h"
+#include "backend/cpu/kernels_rows.h"
 #include "backend/cpu/unpack.h"
 #include "backend/cpu/vec_int.h"
 
@@ -14,22 +18,6 @@ enum {
     ROWS_AT_ONCE = 8,    // unpacked rows that share one walk over the activations
     AHEAD_BYTES = 8192,  // weights asked for before they are needed: the dot product reads none
 };
-
-#ifdef KERNEL_LEVEL  // avx2: what the compiler was told
-#define TEXT2(x) #x
-#define TEXT(x) TEXT2(x)
-#define ISA "generic-" TEXT(KERNEL_LEVEL)
-#define WHAT "portable C, compiled for " TEXT(KERNEL_LEVEL)
-static bool generic_runs(void) {
-    return __builtin_cpu_supports(TEXT(KERNEL_LEVEL));
-}
-#else
-#define ISA "generic"
-#define WHAT "portable C"
-static bool generic_runs(void) {
-    return true;
-}
-#endif
 
 // --- activations ---------------------------------------------------------------------------------
 
@@ -59,25 +47,12 @@ static ActRow act_row(const void *act, int n) {
     return a;
 }
 
-static size_t generic_act_bytes(ActQuant quant, int n) {
-    if (quant == ACT_F32) return (size_t)n * sizeof(float);
-    return (size_t)n * 2 + (size_t)n / 16 * 4 + (size_t)n / 32 * sizeof(float);
+static size_t act_stride(int n) {
+    return ((size_t)n * 2 + (size_t)n / 16 * 4 + (size_t)n / 32 * sizeof(float) + 63) / 64 * 64;
 }
 
-// The largest |x| of a block as a float; NaN when there is one (integer order puts it above
-// infinity).
-static float largest(const float *x, int n) {
-    i32x8 m = {0};
-    for (int i = 0; i < n; i += 8) {
-        i32x8 v = (i32x8)f32x8_load(x + i) & 0x7fffffff;
-        i32x8 more = i32x8_negative(m - v);
-        m = (more & v) | (~more & m);
-    }
-    int32_t top = 0;
-    for (int i = 0; i < 8; i++) top = m[i] > top ? m[i] : top;
-    float f;
-    memcpy(&f, &top, sizeof f);
-    return f;
+static size_t generic_act_bytes(ActQuant quant, int n, int n_act) {
+    return quant == ACT_F32 ? 0 : act_stride(n) * (size_t)n_act;
 }
 
 static void sum_groups(ActRow a, int n, int block) {
@@ -92,20 +67,15 @@ static void sum_groups(ActRow a, int n, int block) {
 }
 
 static void quantize_act(const float *x, int n, int block, ActRow a) {
-    const f32x8 magic = f32x8_all(12582912.0f);  // rounds to the nearest integer, ties to even
     for (int b = 0; b < n / block; b++, x += block) {
-        float most = largest(x, block);
+        float scale;
         int16_t *q = a.q + b * block;
-        if (!(most >= 0x1p-100f && most <= 3.402823466e38f)) {
+        if (!act_scale(x, block, &a.d[b], &scale)) {
             memset(q, 0, (size_t)block * sizeof *q);
-            a.d[b] = most < 1 ? 0.0f : NAN;  // what is not finite must show in the result
             continue;
         }
-        a.d[b] = most / 127.0f;
-        f32x8 scale = f32x8_all(127.0f / most);
         for (int i = 0; i < block; i += 8) {
-            i32x8 v = (i32x8)(f32x8_load(x + i) * scale + magic) - 0x4b400000;
-            i16x8 narrow = __builtin_convertvector(v, i16x8);
+            i16x8 narrow = __builtin_convertvector(act_round8(x + i, scale), i16x8);
             memcpy(q + i, &narrow, sizeof narrow);
         }
     }
@@ -118,12 +88,10 @@ static void quantize_act(const float *x, int n, int block, ActRow a) {
     }
 }
 
-static void generic_act_make(ActQuant quant, const float *x, int n, void *act) {
-    if (quant == ACT_F32) {
-        memcpy(act, x, (size_t)n * sizeof *x);
-    } else {
-        quantize_act(x, n, quant == ACT_Q8_0 ? 32 : 256, act_row(act, n));
-    }
+static void generic_act_make(ActQuant quant, const float *x, int n, int t, int n_act, void *act) {
+    (void)n_act;
+    uint8_t *at = (uint8_t *)act + (size_t)t * act_stride(n);
+    quantize_act(x, n, quant == ACT_Q8_0 ? 32 : 256, act_row(at, n));
 }
 
 // --- dot products --------------------------------------------------------------------------------
@@ -197,6 +165,7 @@ static void generic_matmul_rows(const MatmulTask *m, long r0, long r1, void *scr
     const TypeInfo *info = type_info(m->type);
     const size_t stride = (size_t)m->n / info->block_len * info->block_bytes;
     const size_t unpacked = row_bytes(m->n);
+    const size_t acts = form.block ? act_stride(m->n) : (size_t)m->n * sizeof(float);
     const long at_once = m->n_act > 1 ? ROWS_AT_ONCE : 1;
     const size_t ahead = (AHEAD_BYTES + stride - 1) / stride * stride;
     for (long r = r0; r < r1; r += at_once) {
@@ -212,7 +181,7 @@ static void generic_matmul_rows(const MatmulTask *m, long r0, long r1, void *scr
                 unpack_float(m->type, src, m->n, (float *)(void *)at);
         }
         for (int t = 0; t < m->n_act; t++) {
-            const uint8_t *act = m->act + (size_t)t * m->act_stride;
+            const uint8_t *act = m->act + (size_t)t * acts;
             for (long i = 0; i < rows; i++) {
                 long at = t * m->n_rows + r + i;
                 float y = dot_row(form, (uint8_t *)scratch + (size_t)i * unpacked, act, m->n);
@@ -224,42 +193,12 @@ static void generic_matmul_rows(const MatmulTask *m, long r0, long r1, void *scr
     }
 }
 
-// --- the small operations ------------------------------------------------------------------------
-
-// Squares are summed in double: a row of 16384 keeps full float precision, and the cost is nothing.
-static void generic_rmsnorm(const float *x, const float *w, float eps, int n, float *y) {
-    double sum[4] = {0};
-    int i = 0;
-    for (; i + 4 <= n; i += 4) {
-        for (int k = 0; k < 4; k++) sum[k] += (double)x[i + k] * x[i + k];
-    }
-    for (; i < n; i++) sum[0] += (double)x[i] * x[i];
-    double mean = ((sum[0] + sum[2]) + (sum[1] + sum[3])) / n;
-    float scale = (float)(1.0 / sqrt(mean + (double)eps));
-    for (i = 0; i < n; i++) y[i] = x[i] * scale * w[i];
-}
-
-static inline f32x8 swiglu8(f32x8 gate, f32x8 up) {
-    return gate / (f32x8_all(1.0f) + exp_f32x8(-gate)) * up;
-}
-
-static void generic_swiglu(const float *gate, const float *up, long n, float *y) {
-    long i = 0;
-    for (; i + 8 <= n; i += 8) {
-        f32x8_store(y + i, swiglu8(f32x8_load(gate + i), f32x8_load(up + i)));
-    }
-    if (i < n) {
-        f32x8 r = swiglu8(f32x8_load_tail(gate + i, n - i), f32x8_load_tail(up + i, n - i));
-        f32x8_store_tail(y + i, r, n - i);
-    }
-}
-
 // --- the cache -----------------------------------------------------------------------------------
 
 // One block of 32 as Q8_0: d = max|x| / 127 rounded to a half, q = x / d to the nearest. What is
 // not finite makes d not finite, so that it shows in every result.
 static void kv_write_q8_0(const float *x, uint8_t *block) {
-    float most = largest(x, 32);
+    float most = act_largest(x, 32);
     uint16_t d = f32_to_f16(most / 127.0f);
     float step = f16_to_f32(d), inv = step > 0 && step <= 65504.0f ? 1.0f / step : 0.0f;
     memcpy(block, &d, sizeof d);
@@ -298,68 +237,23 @@ static void generic_kv_read(TensorType type, const void *row, int n, float *x) {
     }
 }
 
-// Scores to weights in place: exp(s - max) / sum. The maximum's own weight is never 0, so the sum
-// is at least 1.
-static void softmax(float *s, int n) {
-    float most = s[0];
-    for (int i = 1; i < n; i++) most = s[i] > most ? s[i] : most;
-    f32x8 total = {0}, top = f32x8_all(most);
-    int i = 0;
-    for (; i + 8 <= n; i += 8) {
-        f32x8 e = exp_f32x8(f32x8_load(s + i) - top);
-        f32x8_store(s + i, e);
-        total += e;
-    }
-    float sum = f32x8_sum(total);
-    if (i < n) {
-        f32x8 e = exp_f32x8(f32x8_load_tail(s + i, n - i) - top);
-        f32x8_store_tail(s + i, e, n - i);
-        for (int k = 0; k < n - i; k++) sum += e[k];
-    }
-    float inv = 1.0f / sum;
-    for (i = 0; i < n; i++) s[i] *= inv;
+static MatmulForm generic_form(TensorType type) {
+    (void)type;
+    return FORM_ROWS;
 }
 
-enum { MAX_HEAD_DIM = 1024 };  // models with longer heads are refused (model/model.h)
-
-static void generic_attention(const float *q, int n_q, int head_dim, float scale, TensorType type_k,
-                              const uint8_t *k, size_t k_stride, TensorType type_v,
-                              const uint8_t *v, size_t v_stride, int n_keys, float *scores,
-                              long scores_stride, float *kq, float *y) {
-    float row[MAX_HEAD_DIM];
-    CHECK(head_dim <= MAX_HEAD_DIM);
-    for (int j = 0; j < n_keys; j++) {
-        generic_kv_read(type_k, k + (size_t)j * k_stride, head_dim, row);
-        for (int h = 0; h < n_q; h++) {
-            scores[h * scores_stride + j] = scale * dot_f32(q + (long)h * head_dim, row, head_dim);
-        }
-    }
-    for (int h = 0; h < n_q; h++) {
-        float *s = scores + h * scores_stride;
-        if (kq) memcpy(kq + h * scores_stride, s, (size_t)n_keys * sizeof *s);
-        softmax(s, n_keys);
-    }
-    memset(y, 0, (size_t)n_q * (size_t)head_dim * sizeof *y);
-    for (int j = 0; j < n_keys; j++) {
-        generic_kv_read(type_v, v + (size_t)j * v_stride, head_dim, row);
-        for (int h = 0; h < n_q; h++) {
-            axpy_f32(scores[h * scores_stride + j], row, y + (long)h * head_dim, head_dim);
-        }
-    }
-}
-
+extern const Kernels KERNEL(kernels);
 const Kernels KERNEL(kernels) = {
-    .isa = ISA,
-    .what = WHAT,
-    .runs_here = generic_runs,
+    .isa = "generic",
+    .what = "portable C",
+    .lacks = lacks_nothing,
+    .form = generic_form,
     .activation = generic_activation,
-    .act_bytes = generic_act_bytes,
-    .act_make = generic_act_make,
-    .matmul_scratch = generic_scratch,
-    .matmul_rows = generic_matmul_rows,
-    .rmsnorm = generic_rmsnorm,
-    .swiglu = generic_swiglu,
+    .matmul = {[FORM_ROWS] = {generic_act_bytes, generic_act_make, generic_scratch,
+                              generic_matmul_rows}},
+    .rmsnorm = rows_rmsnorm,
+    .swiglu = rows_swiglu,
     .kv_write = generic_kv_write,
     .kv_read = generic_kv_read,
-    .attention = generic_attention,
+    .attention = &attention_kernels,
 };

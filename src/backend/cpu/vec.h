@@ -47,10 +47,6 @@ static inline f32x8 f32x8_pick(i32x8 mask, f32x8 yes, f32x8 no) {
     return (f32x8)(((i32x8)yes & mask) | ((i32x8)no & ~mask));
 }
 
-static inline float f32x8_sum(f32x8 v) {
-    return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
-
 // Eight sums of four lanes hide the latency of the adds. In 16-byte vectors, which gcc 12 keeps in
 // registers on every machine; 32-byte ones it keeps in memory where the machine has none.
 static inline float dot_f32(const float *a, const float *b, long n) {
@@ -71,55 +67,6 @@ static inline float dot_f32(const float *a, const float *b, long n) {
     float sum = (s[0] + s[2]) + (s[1] + s[3]);
     for (; i < n; i++) sum += a[i] * b[i];
     return sum;
-}
-
-// y += s * x
-static inline void axpy_f32(float s, const float *x, float *y, long n) {
-    const f32x4 sv = {s, s, s, s};
-    long i = 0;
-    for (; i + 4 <= n; i += 4) {
-        f32x4 v = f32x4_load(y + i) + sv * f32x4_load(x + i);
-        memcpy(y + i, &v, sizeof v);
-    }
-    for (; i < n; i++) y[i] += s * x[i];
-}
-
-// exp(x) within 2 units in the last place for -87.3 <= x <= 88.7; 0 below, exp(88.7) above; NaN
-// stays NaN. x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) by its Taylor series to r^7, then n into
-// the exponent.
-static inline f32x8 exp_f32x8(f32x8 x) {
-    const f32x8 magic = f32x8_all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    i32x8 nan = i32x8_negative(0x7f800000 - ((i32x8)x & 0x7fffffff));
-    i32x8 small = i32x8_negative((i32x8)(x + f32x8_all(87.3f)));
-    i32x8 big = i32x8_negative((i32x8)(f32x8_all(88.7f) - x));
-    f32x8 c = f32x8_pick(small, f32x8_all(0), f32x8_pick(big, f32x8_all(88.7f), x));
-    f32x8 t = c * f32x8_all(1.44269504f) + magic;
-    f32x8 n = t - magic;
-    f32x8 r = c - n * f32x8_all(0.693359375f);  // ln 2 in two parts, the first exact in 10 bits
-    r = r - n * f32x8_all(-2.12194440e-4f);
-    f32x8 p = f32x8_all(1.0f / 5040);
-    p = p * r + f32x8_all(1.0f / 720);
-    p = p * r + f32x8_all(1.0f / 120);
-    p = p * r + f32x8_all(1.0f / 24);
-    p = p * r + f32x8_all(1.0f / 6);
-    p = p * r + f32x8_all(0.5f);
-    p = p * r * r + r + f32x8_all(1.0f);
-    // 2^n in two steps: n may be 128, whose 2^n alone would overflow.
-    i32x8 e = (i32x8)t - i32x8_all(0x4b400000), half = e >> 1, rest = e - half;
-    f32x8 y = p * (f32x8)((half + 127) << 23) * (f32x8)((rest + 127) << 23);
-    y = f32x8_pick(small, f32x8_all(0), y);
-    return f32x8_pick(nan, x, y);
-}
-
-// The same for the end of a row: n < 8 floats through a padded vector.
-static inline f32x8 f32x8_load_tail(const float *p, long n) {
-    f32x8 v = {0};
-    memcpy(&v, p, (size_t)n * sizeof *p);
-    return v;
-}
-
-static inline void f32x8_store_tail(float *p, f32x8 v, long n) {
-    memcpy(p, &v, (size_t)n * sizeof *p);
 }
 
 static inline f32x4 f16x4_to_f32(i32x4 h) {

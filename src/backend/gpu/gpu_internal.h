@@ -90,7 +90,7 @@ int gpu_n_planes(TensorType as);
 size_t gpu_plane_bytes(TensorType as, int plane);  // of a block
 void gpu_fill_plane(const Tensor *t, TensorType as, int plane, u64 from, u64 n, uint8_t *out);
 
-Status gpu_weight(Backend *b, const Tensor *t, Weight **out, Error *err);
+Status gpu_weight(Backend *b, const Tensor *t, WeightUse use, Weight **out, Error *err);
 u64 gpu_weight_bytes(const Tensor *t);
 
 u64 gpu_kv_bytes(const KvShape *s);

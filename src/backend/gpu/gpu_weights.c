@@ -122,7 +122,8 @@ static void tell_conversion(Backend *b, const Tensor *t) {
                b->ops->name, info->name, 4.0 * info->block_len / info->block_bytes);
 }
 
-Status gpu_weight(Backend *b, const Tensor *t, Weight **out, Error *err) {
+Status gpu_weight(Backend *b, const Tensor *t, WeightUse use, Weight **out, Error *err) {
+    (void)use;
     TensorType as;
     WeightArgs args;
     const u64 bytes = gpu_weight_layout(t, &as, &args);
