@@ -115,14 +115,15 @@ TEST_OBJS := $(filter-out $(BUILD)/src/cli/main.o,$(OBJS))
 UNIT_BINS := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 FUZZ_BINS := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
-# Kernels are where -O3 pays.
-$(BUILD)/src/backend/cpu/%.o: FILE_FLAGS := -O3
-$(BUILD)/src/oracle/%.o: FILE_FLAGS := -O3
-$(CPU)/%.avx2.o: FILE_FLAGS := -O3 -mavx2 -mfma -mf16c -DKERNEL_SET=avx2
-AVX512 := -O3 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+# Kernels are where -O3 pays; under a sanitizer it only takes minutes.
+O3 := $(if $(SANITIZE),-O1,-O3)
+$(BUILD)/src/backend/cpu/%.o: FILE_FLAGS := $(O3)
+$(BUILD)/src/oracle/%.o: FILE_FLAGS := $(O3)
+$(CPU)/%.avx2.o: FILE_FLAGS := $(O3) -mavx2 -mfma -mf16c -DKERNEL_SET=avx2
+AVX512 := $(O3) -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 $(CPU)/%.avx512.o: FILE_FLAGS := $(AVX512) -DKERNEL_SET=avx512
 $(TILES:%=$(CPU)/%.avx512.o): FILE_FLAGS += -mamx-tile -mamx-int8 -mamx-bf16
-NEON := -O3 -march=armv8.2-a+dotprod+fp16
+NEON := $(O3) -march=armv8.2-a+dotprod+fp16
 $(CPU)/%.neon.o: FILE_FLAGS := $(NEON) -DKERNEL_SET=neon
 $(MATRIX:%=$(CPU)/%.neon.o): FILE_FLAGS := $(NEON)+i8mm -DKERNEL_SET=neon
 # In plain C, with simulated tiles and quads: for tests.
