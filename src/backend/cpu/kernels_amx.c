@@ -12,6 +12,7 @@
 #include "backend/cpu/kernels_amx.h"
 
 #include "backend/cpu/kernels_panels.h"
+#include "backend/cpu/panel_codes.h"
 #include "backend/cpu/panel_out.h"
 #include "backend/cpu/planes.h"
 #include "backend/cpu/tiles.h"
@@ -99,13 +100,6 @@ void amx_act_make(ActQuant quant, const float *x, int n, int t, int n_act, void 
 }
 
 // --- unpacking -----------------------------------------------------------------------------------
-
-INLINE void nibble_codes(const uint8_t *p, Codes c[8]) {
-    for (int v = 0; v < 4; v++) {
-        const Codes both = codes_load(p + 64 * v);
-        c[v] = codes_low(both), c[v + 4] = codes_high(both);
-    }
-}
 
 INLINE Factors unpack_k4(const uint8_t *p, bool fifth, PanelScratch *s) {
     Factors f = {.has_min = true, .shift = 3};

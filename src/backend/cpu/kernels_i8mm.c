@@ -7,6 +7,7 @@
 // kernels_panels.c, exact, and what follows is its arithmetic in its order: the bits are the same.
 #include "backend/cpu/kernels_panels.h"
 
+#include "backend/cpu/panel_codes.h"
 #include "backend/cpu/panel_out.h"
 #include "backend/cpu/quads.h"
 
@@ -85,13 +86,6 @@ INLINE void put_codes(const Codes c[8], int bias, int8_t *to, int row) {
     for (int g = 0; g < 8; g += 2)
         eights_store(to + STEP * (g / 2) + 8 * row, codes_less(c[g], bias),
                      codes_less(c[g + 1], bias));
-}
-
-INLINE void nibble_codes(const uint8_t *p, Codes c[8]) {
-    for (int v = 0; v < 4; v++) {
-        const Codes both = codes_load(p + 64 * v);
-        c[v] = codes_low(both), c[v + 4] = codes_high(both);
-    }
 }
 
 static void put_floats(const uint8_t *halves, f32x4 to[QUADS]) {

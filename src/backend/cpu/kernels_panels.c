@@ -9,6 +9,7 @@
 
 #include "backend/cpu/act_round.h"
 #include "backend/cpu/lanes.h"
+#include "backend/cpu/panel_codes.h"
 #include "backend/cpu/panel_out.h"
 #include "backend/cpu/vec_int.h"
 
@@ -87,13 +88,6 @@ INLINE void ask_ahead(const Inputs *in, const uint8_t *p, int i, int bytes) {
     if (in->n > 1) return;
     const int from = bytes / 64 * i / 8, to = bytes / 64 * (i + 1) / 8;
     for (int line = from; line < to; line++) __builtin_prefetch(p + AHEAD + 64 * line);
-}
-
-INLINE void nibble_codes(const uint8_t *p, Codes c[8]) {
-    for (int v = 0; v < 4; v++) {
-        const Codes both = codes_load(p + 64 * v);
-        c[v] = codes_low(both), c[v + 4] = codes_high(both);
-    }
 }
 
 // Of g inputs, `stride` codes and pair_stride pairs apart: their sums with the codes c[0..n-1]. The

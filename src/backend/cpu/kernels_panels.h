@@ -17,11 +17,10 @@ static inline ActQuant panels_activation(TensorType type) {
 // The rounded inputs of a matmul, blocks of 32 or 256: for each block all inputs one after the
 // other. With `at` = block * n_act + input:
 typedef struct {
-    int8_t *q;  // at * block: the codes
-    int32_t
-        *pairs;     // at * 16, of each 16 codes (or at, of blocks of 32): sums as dots() wants them
-    int16_t *sums;  // at * 8, of each 32 codes; blocks of 256 only
-    float *d;       // at
+    int8_t *q;       // at * block: the codes
+    int32_t *pairs;  // at * 16, of each 16 codes (or at, of blocks of 32): for dots_start()
+    int16_t *sums;   // at * 8, of each 32 codes; blocks of 256 only
+    float *d;        // at
 } PanelActs;
 
 enum { PANEL_ACT_SLACK = 15 * 256 };  // behind the codes: tiles read whole rows of 16 inputs

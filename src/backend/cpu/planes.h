@@ -4,7 +4,6 @@
 
 #include "backend/cpu/lanes.h"
 
-// Of 16 rows a number below 2^8 each, ready for planes_*.
 #if defined(__AVX512BW__) && !defined(PLAIN_LANES)
 static inline I32 tile_sum(const int32_t *low, const int32_t *high, int shift) {
     return _mm512_add_epi32(_mm512_loadu_si512(low),
