@@ -101,7 +101,7 @@ static Status cpu_open(const BackendConfig *config, Backend **out, Error *err) {
     b->kernels = kernels;
     b->notice = config->notice;
     b->repack = !config->no_repack;
-    b->repack_room = b->repack ? memory_available() / 4 * 3 : 0;
+    b->keep_free = memory_available() / 4;
     Status st = pool_create(config->n_threads, &b->pool, err);
     b->stages.pool = b->pool;
     if (st) {

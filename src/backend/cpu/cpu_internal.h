@@ -53,8 +53,8 @@ struct Backend {
     int max_tokens, max_ctx, max_heads;  // what scratch is there for; heads a kv head
     PanelStore *panels;
     bool repack;
-    uint64_t repack_room;  // bytes that panels may still take
-    uint64_t repacked;     // bytes, in so many seconds
+    uint64_t keep_free;  // bytes that panels leave to others; 0: what is free is not known
+    uint64_t repacked;   // bytes, in so many seconds
     double repack_seconds;
     ActRoom act[N_FORMS][ACT_KINDS];
     float *parts;  // of attention that is split by chunks; room for n_parts floats

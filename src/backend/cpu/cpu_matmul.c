@@ -37,19 +37,25 @@ static size_t row_bytes(const Tensor *t) {
 
 enum { STORE_BYTES = 64 << 20 };
 
-// NULL: there is no memory.
+// A piece is taken only while enough stays free, asked anew for each: another process may be
+// loading too. NULL: there is no memory.
+static PanelStore *store_new(Backend *b, size_t bytes) {
+    const size_t size = bytes > STORE_BYTES ? bytes : STORE_BYTES;
+    if (b->keep_free && memory_available() < b->keep_free + bytes) return NULL;
+    PanelStore *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    *s = (PanelStore){b->panels, large_alloc(size), 0, size};
+    if (!s->data) {
+        free(s);
+        return NULL;
+    }
+    return b->panels = s;
+}
+
 static uint8_t *panels_alloc(Backend *b, size_t bytes) {
     PanelStore *s = b->panels;
-    if (!s || s->size - s->used < bytes) {
-        if (!(s = calloc(1, sizeof *s))) return NULL;
-        s->size = bytes > STORE_BYTES ? bytes : STORE_BYTES;
-        if (!(s->data = large_alloc(s->size))) {
-            free(s);
-            return NULL;
-        }
-        s->next = b->panels;
-        b->panels = s;
-    }
+    if (!s || s->size - s->used < bytes) s = store_new(b, bytes);
+    if (!s) return NULL;
     uint8_t *p = s->data + s->used;
     s->used += (bytes + 63) / 64 * 64;
     if (s->used > s->size) s->used = s->size;
@@ -71,18 +77,16 @@ static void make_panels(Backend *b, Weight *w) {
     const Tensor *t = w->tensor;
     const size_t panel = panel_bytes(t->type, (int)t->dims[0]);
     const uint64_t bytes = (t->dims[1] + PANEL_ROWS - 1) / PANEL_ROWS * panel;
-    if (!b->repack || bytes > b->repack_room) {
-        if (b->repack)
-            notice_say(b->notice, "not enough free memory to repack all weights: some are slower");
+    if (b->repack && !(w->panels = panels_alloc(b, bytes))) {
+        notice_say(b->notice, "not enough free memory to repack all weights: some are slower");
         b->repack = false;
-        return;
     }
-    if (!(w->panels = panels_alloc(b, bytes))) return;
+    if (!w->panels) return;
     const double start = clock_seconds();
     PackJob job = {t, row_bytes(t), panel, w->panels};
     pool_run(b->pool, pack_part, &job);
     b->repack_seconds += clock_seconds() - start;
-    b->repacked += bytes, b->repack_room -= bytes;
+    b->repacked += bytes;
 }
 
 void matmul_weight(Backend *b, Weight *w) {
